@@ -1,0 +1,77 @@
+"""qg: a job queue in PostgreSQL, on the table of Ruby Que and with the names of Go's qg.
+
+::
+
+    import qg
+
+    client = qg.Client("postgresql:///app")
+    client.enqueue(qg.Job("SendMail", args=[42], queue="mail"))
+
+    job = client.lock_job("mail")
+    if job is not None:
+        with job:
+            print(job.type, job.args)
+            job.delete()
+
+Workers in threads are :class:`WorkerPool`; the table comes from :func:`migrate`.
+"""
+
+from __future__ import annotations
+
+from qg import testing
+from qg.client import Client
+from qg.errors import (
+    ErrAgain,
+    ErrClientClosed,
+    ErrInvalidJob,
+    ErrInvalidOption,
+    ErrMissingExtra,
+    ErrMissingType,
+    ErrNotLocked,
+    ErrPoolState,
+    ErrTable,
+    ErrTooFewConnections,
+    ErrUnusable,
+    QgError,
+)
+from qg.handlers import WorkFunc, WorkMap
+from qg.job import Job, JobStats
+from qg.schema import migrate, schema_version
+from qg.session import prepare_statements
+from qg.transactions import Conner, Queryer, Txer
+from qg.verdicts import Discard, Reschedule
+from qg.worker import Worker
+from qg.workerpool import WorkerPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Conner",
+    "Discard",
+    "ErrAgain",
+    "ErrClientClosed",
+    "ErrInvalidJob",
+    "ErrInvalidOption",
+    "ErrMissingExtra",
+    "ErrMissingType",
+    "ErrNotLocked",
+    "ErrPoolState",
+    "ErrTable",
+    "ErrTooFewConnections",
+    "ErrUnusable",
+    "Job",
+    "JobStats",
+    "QgError",
+    "Queryer",
+    "Reschedule",
+    "Txer",
+    "WorkFunc",
+    "WorkMap",
+    "Worker",
+    "WorkerPool",
+    "migrate",
+    "prepare_statements",
+    "schema_version",
+    "testing",
+]

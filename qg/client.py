@@ -1,0 +1,291 @@
+"""Client: enqueue jobs, lock them one by one, and see how the queues stand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qg.backoff import Backoff, exponential
+from qg.connections import source_from
+from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidJob, ErrInvalidOption
+from qg.failures import describe
+from qg.fields import check_queue, decode_args, insert_params
+from qg.handlers import WorkMap, checked
+from qg.job import Job, JobStats
+from qg.locks import Keeper, LockedRow
+from qg.session import Session, find_table
+from qg.synchronous import Synchronous
+from qg.tables import Row, timestamp
+from qg.transactions import rows_in
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Client"]
+
+# As in Go: so many lost races in a row, and lock_job gives up.
+_MAX_LOCK_ATTEMPTS = 10
+
+
+class Client:
+    """Enqueues into and works from the ``que_jobs`` table. Mirrors Go's ``Client``.
+
+    A client may be used from any thread. Used in a ``with`` block it closes itself.
+
+    Args:
+        source: where connections come from: a DSN or URL, a psycopg2 pool (anything with getconn
+            and putconn), a SQLAlchemy engine over psycopg2, or a callable that returns a new
+            psycopg2 connection. qg closes only what it opened.
+        backoff: from a job's error count, 1 after its first failure, to the seconds until it is
+            run again; by default ``error_count ** 4 + 3``, as in every Que.
+        job_class: what lock_job() and workers make of a row: a subclass of Job that is
+            constructed with the same arguments. Overrides of delete() and error() call super().
+        run_synchronously: a work map, for development: enqueue() then runs a job without run_at
+            at once instead of storing it, and raises what its handler raises.
+        logger: for all that the client, its jobs and its workers log; by default
+            ``logging.getLogger("qg")``.
+
+    Raises:
+        ErrUnusable: if *source* is of no known kind.
+        ErrTable: if there is no table that this qg works.
+        psycopg2.Error: if the database can't be reached or used.
+    """
+
+    def __init__(
+        self,
+        source: object,
+        *,
+        backoff: Backoff = exponential,
+        job_class: type[Job] = Job,
+        run_synchronously: WorkMap | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        if not callable(backoff):
+            raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
+        if not (isinstance(job_class, type) and issubclass(job_class, Job)):
+            raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
+        work_map = None if run_synchronously is None else checked(run_synchronously)
+        self._source = source_from(source)
+        self._job_class = job_class
+        self._mutex = threading.Lock()
+        self._closed = False
+        # The jobs that lock_job() gave out, by their identity: a subclass may not be hashable.
+        self._given_out: weakref.WeakValueDictionary[int, Job] = weakref.WeakValueDictionary()
+        self._table = find_table(self._source)
+        self._keeper = Keeper(self._table, backoff, logger or logging.getLogger("qg"), self._lease)
+        self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._keeper.logger)
+        self._lease().give_back()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def logger(self) -> logging.Logger:
+        """What the client, its jobs and its workers log to."""
+        return self._keeper.logger
+
+    def close(self) -> None:
+        """Take nothing more, and close the connections that qg opened and nobody uses.
+
+        Waits for nobody: a job that is being worked goes on and releases itself. Jobs that the
+        calling thread, or one that has ended, locked and left lying outside a ``with`` block are
+        released. A second call does nothing. Mirrors Go's ``Client.Close``.
+        """
+        with self._mutex:
+            self._closed = True
+            given_out = list(self._given_out.values())
+        for job in given_out:
+            if job._left_lying():
+                try:
+                    job.done()
+                except Exception:  # the commit that it owed failed; the other jobs are released all the same
+                    self.logger.exception("release_failed id=%d", job.id)
+        self._source.close()
+
+    def enqueue(self, job: Job) -> Job:
+        """Store *job*, committed at once, and return it with what the row has.
+
+        One statement on a connection of its own. ``id``, ``run_at`` and the rest of the fields are
+        filled in from the row. With run_synchronously a job without run_at isn't stored but run
+        before this returns. Mirrors Go's ``Client.Enqueue``.
+
+        Raises:
+            ErrMissingType: if the job has no type.
+            ErrInvalidJob: if a field can't be stored, or the job is locked.
+            psycopg2.Error: if the database refuses; nothing is stored then.
+        """
+        params = self._params(job)
+        with self._session() as session:
+            if self._synchronous and job.run_at is None:
+                row = self._synchronous.run(params, session, self._table)
+            else:
+                row = Row(*session.run(self._table.insert_job, params)[0])
+        return _filled(job, row)
+
+    def enqueue_in_tx(self, job: Job, tx: object) -> Job:
+        """Store *job* in the caller's transaction: it lives and dies with that.
+
+        One statement on *tx*, which is neither committed nor rolled back. With run_synchronously
+        a job without run_at is run within *tx*. Mirrors Go's ``Client.EnqueueInTx``.
+
+        Args:
+            job: the job.
+            tx: a psycopg2 or psycopg 3 connection or cursor, a Django connection, a SQLAlchemy
+                Connection or Session.
+
+        Raises:
+            ErrUnusable: if *tx* is nothing of that kind.
+            ErrMissingType, ErrInvalidJob: as enqueue().
+        """
+        params = self._params(job)
+        if self._synchronous and job.run_at is None:
+            row = self._synchronous.run_in_tx(params, tx, self._table)
+        else:
+            row = Row(*rows_in(tx, self._table.insert_job, params)[0])
+        return _filled(job, row)
+
+    def enqueue_batch(self, jobs: Iterable[Job]) -> list[Job]:
+        """Store all *jobs* or none, committed at once, and return them with their ids.
+
+        One statement however many there are; the ids ascend in the order given. With
+        run_synchronously each is enqueued by itself. Mirrors gue's ``EnqueueBatch``.
+
+        Raises:
+            ErrMissingType, ErrInvalidJob: as enqueue(), before anything is written.
+        """
+        batch, params = self._batch_params(jobs)
+        if self._synchronous:
+            return [self.enqueue(job) for job in batch]
+        if not batch:
+            return []
+        with self._session() as session:
+            return _all_filled(batch, session.run(self._table.insert_jobs, params))
+
+    def enqueue_batch_in_tx(self, jobs: Iterable[Job], tx: object) -> list[Job]:
+        """Store all *jobs* in the caller's transaction and return them with their ids.
+
+        As enqueue_batch(), on *tx* as enqueue_in_tx() has it.
+        """
+        batch, params = self._batch_params(jobs)
+        if self._synchronous:
+            return [self.enqueue_in_tx(job, tx) for job in batch]
+        if not batch:
+            return []
+        return _all_filled(batch, rows_in(tx, self._table.insert_jobs, params))
+
+    def lock_job(self, queue: str = "") -> Job | None:
+        """Lock the next due job of *queue*, or return None. The caller must call done().
+
+        The job owns a connection from then on, which is handed over outside any transaction. A
+        job that can't be read is recorded as failed and passed over. Mirrors Go's
+        ``Client.LockJob``.
+
+        Raises:
+            ErrAgain: if other workers finished ten jobs in a row before they could be locked.
+            ErrInvalidOption: if *queue* is no queue's name.
+            psycopg2.Error: if the database can't be reached.
+        """
+        check_queue(queue)
+        session = self._lease()
+        try:
+            job = self._lock(session, queue, lent=False)
+        except BaseException:
+            # Between lock and check the session may hold a lock: only closing it is safe.
+            session.discard()
+            raise
+        if job is None:
+            session.give_back()
+            return None
+        with self._mutex:
+            self._given_out[id(job)] = job
+        return job
+
+    def stats(self) -> list[JobStats]:
+        """Return how each type stands in each queue, ordered by queue and type.
+
+        One statement on a connection of its own. Mirrors Go's ``Client.Stats``.
+        """
+        with self._session() as session:
+            rows = session.run(self._table.stats)
+        return [
+            JobStats(queue, job_type, count, working, errored, highest, timestamp(oldest))
+            for queue, job_type, count, working, errored, highest, oldest in rows
+        ]
+
+    def _lease(self) -> Session:
+        if self._closed:
+            raise ErrClientClosed("this client was closed and takes nothing more; create another one")
+        return Session(self._source, self._table)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        session = self._lease()
+        try:
+            yield session
+        finally:
+            session.give_back()
+
+    def _params(self, job: Job) -> tuple[str, int, str | None, str, str]:
+        if not isinstance(job, Job):
+            raise ErrInvalidJob(f"only a qg.Job can be enqueued, not {type(job).__name__}")
+        if job._locked is not None:
+            raise ErrInvalidJob(f"{job!r} is locked and so in the queue already; enqueue a new Job")
+        return insert_params(job)
+
+    def _batch_params(self, jobs: Iterable[Job]) -> tuple[list[Job], list[list[object]]]:
+        batch = list(jobs)
+        rows = [self._params(job) for job in batch]
+        if len({id(job) for job in batch}) < len(batch):
+            raise ErrInvalidJob("a batch has the same Job object twice, which can't have two ids; make one each")
+        return batch, [list(column) for column in zip(*rows, strict=True)]
+
+    def _lock(self, session: Session, queue: str, *, lent: bool) -> Job | None:
+        """Lock the next due job of *queue* on *session*; after an exception only discard() is safe."""
+        lost_races = 0
+        while lost_races < _MAX_LOCK_ATTEMPTS:
+            rows = session.run(self._table.lock_job, (queue,))
+            if not rows:
+                return None
+            row = Row(*rows[0])
+            # The lock statement saw the table as it was when it began. If the job was being worked
+            # then, and finished just before we tried its lock, we hold the lock of a job that is
+            # gone or not due again yet. A new statement sees that.
+            if not session.run(self._table.check_job, self._table.key(row)):
+                session.run(self._table.unlock_job, (row.id,))
+                lost_races += 1
+                continue
+            locked = LockedRow(session, row, self._keeper, lent=lent)
+            try:
+                return self._job_of(locked)
+            except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
+                self.logger.exception("job_unreadable id=%d type=%s", row.id, row.type)
+                locked.set_error(describe(error))
+                session.run(self._table.unlock_job, (row.id,))
+        raise ErrAgain(f"lost {_MAX_LOCK_ATTEMPTS} races for a job of queue {queue!r} in a row; call again")
+
+    def _job_of(self, locked: LockedRow) -> Job:
+        row = locked.row
+        job = self._job_class(row.type, decode_args(row.args), row.queue, row.priority, row.due)
+        job._bind(locked)
+        return job
+
+
+def _filled(job: Job, row: Row | None) -> Job:
+    if row is not None:
+        job._row = row
+        job.queue, job.priority, job.run_at = row.queue, row.priority, row.due
+    return job
+
+
+def _all_filled(batch: list[Job], rows: list[tuple[object, ...]]) -> list[Job]:
+    # RETURNING promises no order; the ids do.
+    stored = sorted((Row(*row) for row in rows), key=lambda row: row.id)  # type: ignore[arg-type]
+    return [_filled(job, row) for job, row in zip(batch, stored, strict=True)]

@@ -1,0 +1,281 @@
+"""Where connections come from, and how they are leased and given back.
+
+A *source* is a DSN, a psycopg2 pool, a SQLAlchemy engine or a callable. Whatever it is, the rest of
+qg sees a :class:`Source`: ``lease()`` a connection, use it, call its ``give_back``. qg closes only
+what it opened.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import psycopg2
+import psycopg2.pool
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, parse_dsn
+
+from qg.errors import ErrUnusable
+
+__all__ = ["Lease", "Source", "plain_cursor", "source_from", "transaction"]
+
+# Connections an owned source keeps open between leases; what comes back beyond that is closed.
+_MAX_IDLE = 16
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A connection that is the holder's alone until it calls ``give_back(reusable)``, once.
+
+    ``reusable`` says whether the connection is idle, free of locks and known to be sound; if it
+    is not, the connection is closed instead of being used again.
+    """
+
+    conn: connection
+    give_back: Callable[[bool], None]
+
+
+class Source(Protocol):
+    """What leases connections. Safe to use from any thread."""
+
+    def lease(self) -> Lease:
+        """Lease a connection that isn't known to be dead."""
+
+    def spare(self) -> int | None:
+        """How many connections could be leased now without waiting; None where nobody knows."""
+
+    def close(self) -> None:
+        """Close the connections that this source opened and nobody leases."""
+
+
+def source_from(source: object) -> Source:
+    """Return the :class:`Source` for what a caller gave as *source*; opens nothing yet.
+
+    Raises:
+        ErrUnusable: if *source* is none of the kinds that qg knows.
+    """
+    if isinstance(source, str):
+        return _Owned(_connector(source))
+    if isinstance(source, connection):
+        raise ErrUnusable(
+            "a single connection can't be a source, since every locked job owns one; "
+            "give its DSN, a pool or a callable that opens connections"
+        )
+    if hasattr(source, "getconn") and hasattr(source, "putconn"):
+        return _Pool(source)
+    if hasattr(source, "sync_engine"):
+        raise ErrUnusable("an AsyncEngine can't be a source; give its sync_engine over psycopg2")
+    if hasattr(source, "raw_connection") and hasattr(source, "dialect"):
+        return _Engine(source)
+    if callable(source):
+        return _Owned(source)
+    raise ErrUnusable(
+        f"a source can't be of type {type(source).__name__}; give a DSN or postgresql:// URL, a psycopg2 "
+        "pool, a SQLAlchemy engine, or a callable that returns a new psycopg2 connection"
+    )
+
+
+@contextmanager
+def transaction(source: Source) -> Iterator[cursor]:
+    """Lease a connection for one transaction; what the block doesn't commit is rolled back."""
+    lease = source.lease()
+    conn, autocommit = lease.conn, lease.conn.autocommit
+    try:
+        conn.autocommit = False
+        with plain_cursor(conn) as cur:
+            yield cur
+        conn.rollback()
+        conn.autocommit = autocommit
+    except BaseException:
+        lease.give_back(False)
+        raise
+    lease.give_back(True)
+
+
+def plain_cursor(conn: connection) -> cursor:
+    """Return a cursor whose rows are tuples, whatever kind *conn* is set to make."""
+    return conn.cursor(cursor_factory=cursor)
+
+
+def _connector(dsn: str) -> Callable[[], connection]:
+    try:
+        parse_dsn(dsn)
+    except psycopg2.ProgrammingError:
+        # libpq's message repeats the string, which may hold a password.
+        raise ErrUnusable(
+            "the source string is neither a libpq DSN nor a postgresql:// URL; "
+            "write it like 'postgresql://user@host/dbname' or 'host=… dbname=…'"
+        ) from None
+    return lambda: psycopg2.connect(dsn)
+
+
+class _Owned:
+    """Connections that qg opens by a callable, a few of them kept while idle."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._mutex = threading.Lock()
+        self._idle: list[connection] = []
+        self._closed = False
+
+    def lease(self) -> Lease:
+        if self._process != os.getpid():
+            # A fork copied the sockets of the parent. They stay the parent's: psycopg2 drops a
+            # connection without a word to the server in a process that didn't open it.
+            self._forget()
+        while (conn := self._pop()) is not None:
+            if _is_quiet(conn):
+                return Lease(conn, partial(self._take_back, conn))
+            _close(conn)
+        conn = self._open()
+        return Lease(conn, partial(self._take_back, conn))
+
+    def _pop(self) -> connection | None:
+        with self._mutex:
+            return self._idle.pop() if self._idle else None
+
+    def _open(self) -> connection:
+        conn = _require_psycopg2(self._connect(), self._connect)
+        if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            # The callable left a transaction open: settings it made stay, as it surely meant.
+            conn.commit()
+        return conn
+
+    def _take_back(self, conn: connection, reusable: bool) -> None:
+        if reusable and self._process == os.getpid():
+            with self._mutex:
+                if not self._closed and len(self._idle) < _MAX_IDLE:
+                    self._idle.append(conn)
+                    return
+        _close(conn)
+
+    def spare(self) -> None:
+        """Unknown: the server may refuse the next one."""
+
+    def close(self) -> None:
+        with self._mutex:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            _close(conn)
+
+
+class _Pool:
+    """A pool of the caller's with getconn and putconn, as psycopg2.pool has it."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        # The one pool of psycopg2 that isn't safe between threads; its calls never wait.
+        simple = isinstance(pool, psycopg2.pool.SimpleConnectionPool)
+        self._mutex: Any = threading.Lock() if simple else nullcontext()
+
+    def lease(self) -> Lease:
+        while True:
+            with self._mutex:
+                conn = self._pool.getconn()
+            if not isinstance(conn, connection):
+                self._pool.putconn(conn)
+                _require_psycopg2(conn, self._pool)
+            if _is_fit(conn):
+                return Lease(conn, partial(self._give_back, conn))
+            self._give_back(conn, False)
+
+    def _give_back(self, conn: connection, reusable: bool) -> None:
+        if not reusable:
+            _close(conn)
+        with self._mutex:
+            # Every pool of this kind throws a closed connection away.
+            self._pool.putconn(conn)
+
+    def spare(self) -> None:
+        """Unknown; a pool of psycopg2 says at once when it has none."""
+
+    def close(self) -> None:
+        """Nothing: the pool is the caller's."""
+
+
+class _Engine:
+    """A SQLAlchemy engine over psycopg2."""
+
+    def __init__(self, engine: Any) -> None:
+        if engine.dialect.driver != "psycopg2":
+            raise ErrUnusable(
+                f"an engine over {engine.dialect.name}+{engine.dialect.driver} can't be a source; "
+                "create it with a postgresql+psycopg2:// URL"
+            )
+        self._engine = engine
+
+    def lease(self) -> Lease:
+        while True:
+            proxy = self._engine.raw_connection()
+            conn: connection = proxy.driver_connection
+            if _is_fit(conn):
+                return Lease(conn, partial(self._give_back, proxy))
+            self._give_back(proxy, False)
+
+    def _give_back(self, proxy: Any, reusable: bool) -> None:
+        if not reusable:
+            proxy.invalidate()
+        proxy.close()
+
+    def spare(self) -> int | None:
+        # SQLAlchemy's QueuePool waits half a minute before it says that it has none, and tells its
+        # overflow to nobody; a pool without these attributes has no limit that we know.
+        pool = self._engine.pool
+        overflow = getattr(pool, "_max_overflow", -1)
+        if overflow < 0 or not pool.size():
+            return None
+        return int(pool.size() + overflow - pool.checkedout())
+
+    def close(self) -> None:
+        """Nothing: the engine is the caller's."""
+
+
+def _require_psycopg2(conn: object, origin: object) -> connection:
+    if isinstance(conn, connection):
+        return conn
+    raise ErrUnusable(
+        f"the source {type(origin).__name__} gave an object of type {type(conn).__module__}."
+        f"{type(conn).__name__} instead of a psycopg2 connection; give a source of psycopg2 connections"
+    )
+
+
+def _is_fit(conn: connection) -> bool:
+    """Whether a pool's connection can be used; rolls back what its last user left open."""
+    if not _is_quiet(conn):
+        return False
+    try:
+        if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            conn.rollback()
+    except psycopg2.Error:
+        return False
+    return True
+
+
+def _is_quiet(conn: connection) -> bool:
+    """Whether nothing has arrived on an idle connection; what arrives there is its end.
+
+    Costs no round trip: a server that went away, or ended the session, leaves the socket readable.
+    """
+    if conn.closed:
+        return False
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(conn.fileno(), select.POLLIN)
+        return not poll.poll(0)
+    return not select.select([conn], [], [], 0)[0]
+
+
+def _close(conn: connection) -> None:
+    # A connection that is broken already may say so when it is closed; it is closed all the same.
+    with suppress(psycopg2.Error):
+        conn.close()

@@ -1,0 +1,87 @@
+"""Everything qg raises of its own accord.
+
+::
+
+    QgError
+    ├── ErrInvalidJob (ValueError)      a field of a job that can't be stored
+    │   └── ErrMissingType              no job type
+    ├── ErrInvalidOption (ValueError)   an option outside what it allows
+    ├── ErrUnusable (TypeError)         a source or tx that qg can't work with
+    ├── ErrTable                        no que_jobs table, or one this qg doesn't know
+    ├── ErrAgain                        too many lost races for a job
+    ├── ErrNotLocked                    a method that needs the job's lock, without it
+    ├── ErrClientClosed                 a client used after close()
+    ├── ErrTooFewConnections            a source that can't serve all workers of a pool
+    ├── ErrPoolState                    a pool started twice, or after its shutdown
+    └── ErrMissingExtra (ImportError)   an optional dependency that isn't installed
+
+psycopg2's own exceptions (an unreachable database, a failed commit) pass through unchanged.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ErrAgain",
+    "ErrClientClosed",
+    "ErrInvalidJob",
+    "ErrInvalidOption",
+    "ErrMissingExtra",
+    "ErrMissingType",
+    "ErrNotLocked",
+    "ErrPoolState",
+    "ErrTable",
+    "ErrTooFewConnections",
+    "ErrUnusable",
+    "QgError",
+]
+
+
+class QgError(Exception):
+    """The root of every error that qg raises by itself."""
+
+
+class ErrInvalidJob(QgError, ValueError):
+    """A job has a field that can't be stored. Nothing was written."""
+
+
+class ErrMissingType(ErrInvalidJob):
+    """A job has no type. Mirrors Go's ``ErrMissingType``."""
+
+
+class ErrInvalidOption(QgError, ValueError):
+    """An option or argument is outside what it allows."""
+
+
+class ErrUnusable(QgError, TypeError):
+    """An object given as *source* or *tx* is of no kind that qg can use."""
+
+
+class ErrTable(QgError):
+    """There is no ``que_jobs`` table, or it is of a version that qg can't work."""
+
+
+class ErrAgain(QgError):
+    """Other workers finished each job before it could be locked. Mirrors Go's ``ErrAgain``.
+
+    Only a queue under extreme contention comes to this; call again.
+    """
+
+
+class ErrNotLocked(QgError):
+    """The job isn't locked by this object: it never was, or done() has been called."""
+
+
+class ErrClientClosed(QgError):
+    """The client was closed and takes nothing more."""
+
+
+class ErrTooFewConnections(QgError):
+    """The source can't give every worker of a pool its connection."""
+
+
+class ErrPoolState(QgError):
+    """A worker pool was started twice, or changed after its start."""
+
+
+class ErrMissingExtra(QgError, ImportError):
+    """A part of qg needs an optional dependency that isn't installed."""

@@ -1,0 +1,47 @@
+"""What is written down about a failure: text that every Que, and every database, can take."""
+
+from __future__ import annotations
+
+import traceback
+
+from psycopg2.extensions import connection
+
+__all__ = ["PlainFailure", "describe", "storable"]
+
+# As many characters as Ruby Que's tables keep of each from version 4 on.
+_MAX_MESSAGE = 500
+_MAX_TRACEBACK = 10_000
+
+
+class PlainFailure(Exception):  # noqa: N818 - the text in last_error is all there is to it
+    """A failure without a traceback worth keeping: its message is what gets recorded."""
+
+
+def describe(error: BaseException) -> str:
+    """Return ``Class: message`` on one line of at most 500 characters, and the traceback below it.
+
+    Of a long traceback the end is kept, where the error was raised. The form is Ruby Que's.
+    """
+    if isinstance(error, PlainFailure):
+        return str(error)
+    try:
+        message = str(error)
+    except Exception as broken:  # the handler's own class; whatever it does, the job has failed
+        message = f"<its str() raised {type(broken).__name__}>"
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    first = " ".join(f"{name}: {message}".split("\n"))[:_MAX_MESSAGE]
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return f"{first}\n{trace.rstrip()[-_MAX_TRACEBACK:]}"
+
+
+def storable(text: str, conn: connection) -> str:
+    """Return *text* as *conn*'s database can store it.
+
+    NUL and lone surrogates, which no PostgreSQL text holds, become U+FFFD and ``?``; where the
+    database or the connection isn't UTF-8, all that isn't ASCII is written as an escape.
+    """
+    text = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if conn.encoding == "UTF8" and conn.info.parameter_status("server_encoding") == "UTF8":
+        return text
+    return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -1,0 +1,69 @@
+"""Handlers: the functions that work jobs, found by job type, plain or ``async def``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from qg.errors import ErrInvalidOption
+from qg.failures import PlainFailure
+from qg.job import Job
+
+__all__ = ["WorkFunc", "WorkMap", "call", "checked"]
+
+WorkFunc = Callable[[Job], object]
+"""Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
+Raising means failure and a retry. Mirrors Go's ``WorkFunc``."""
+
+WorkMap = Mapping[str, WorkFunc]
+"""From job type to handler. Mirrors Go's ``WorkMap``."""
+
+
+def checked(work_map: WorkMap) -> WorkMap:
+    """Return *work_map* if it is one.
+
+    Raises:
+        ErrInvalidOption: if it is no mapping of strings to callables.
+    """
+    if not isinstance(work_map, Mapping):
+        raise ErrInvalidOption(f"a work map must map job types to functions, not be of type {type(work_map).__name__}")
+    for job_type, handler in work_map.items():
+        if not isinstance(job_type, str) or not job_type:
+            raise ErrInvalidOption(f"a work map's keys are job types, so {job_type!r} must be a non-empty string")
+        if not callable(handler):
+            raise ErrInvalidOption(f"the handler of {job_type!r} must be a function, not {handler!r}")
+    return work_map
+
+
+def call(work_map: WorkMap, job: Job) -> None:
+    """Work *job* with the handler of its type.
+
+    Raises:
+        PlainFailure: if there is no such handler, in Go's words.
+        BaseException: whatever the handler raises.
+    """
+    handler = work_map.get(job.type)
+    if handler is None:
+        raise PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
+    result = handler(job)
+    if inspect.isawaitable(result):
+        _run_to_end(result)
+
+
+def _run_to_end(awaitable: Awaitable[object]) -> None:
+    async def finish() -> None:
+        await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(finish())
+        return
+    # We are called from a coroutine, and one thread runs one event loop: this one gets another.
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(context.run, asyncio.run, finish()).result()

@@ -1,0 +1,279 @@
+"""Job: one unit of work, and what can be done with it while it is locked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from psycopg2.extensions import connection
+
+from qg.errors import ErrNotLocked
+from qg.failures import describe
+from qg.locks import LockedRow
+from qg.tables import Row
+from qg.verdicts import Discard, Reschedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Job", "JobStats"]
+
+
+@dataclass(eq=False, repr=False)
+class Job:
+    """A unit of work for the queue. Mirrors Go's ``Job``.
+
+    A job from :meth:`qg.Client.lock_job` owns one database connection until :meth:`done`, and on
+    it the advisory lock that keeps every other worker away. Use it in a ``with`` block::
+
+        with job:
+            with job.tx.cursor() as cur:
+                cur.execute("UPDATE users SET greeted = true WHERE id = %s", job.args)
+            job.delete()
+
+    Leaving the block calls :meth:`done`. An exception first becomes the job's error and passes on;
+    :class:`qg.Reschedule` and :class:`qg.Discard` are carried out and end there. Ctrl-C only
+    releases the job. Its methods may be called from any thread.
+
+    Attributes:
+        type: the name of the handler; Ruby's job_class.
+        args: any JSON value; ``bytes`` are a JSON document that is stored as it stands. A locked
+            job has the decoded value.
+        queue: the queue's name, "" by default.
+        priority: lower runs first, from -32768 to 32767; 0 is a priority like any other.
+        run_at: when the job falls due, an aware datetime; None means the database's now().
+    """
+
+    type: str
+    args: Any = field(default_factory=list)
+    queue: str = ""
+    priority: int = 100
+    run_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self._row: Row | None = None
+        # The row of this attempt, and the same again for as long as we hold its lock.
+        self._attempt: LockedRow | None = None
+        self._locked: LockedRow | None = None
+        self._ending: _Ending | None = None
+        self._injected_conn: Any = None
+        self._injected_tx: Any = None
+        self._mutex = threading.RLock()
+        # Who locked it, and whether they are inside its with block: Client.close() asks.
+        self._locker: threading.Thread | None = None
+        self._entered = False
+
+    def __repr__(self) -> str:
+        # Without the args: they may hold what must not get into a log.
+        return (
+            f"{type(self).__name__}(id={self.id}, type={self.type!r}, queue={self.queue!r}, "
+            f"priority={self.priority}, run_at={self.run_at!s})"
+        )
+
+    @property
+    def id(self) -> int | None:
+        """The id that the database gave the job; None before it is enqueued."""
+        return self._row.id if self._row else None
+
+    @property
+    def error_count(self) -> int:
+        """How many times the job has failed."""
+        return self._row.error_count if self._row else 0
+
+    @property
+    def last_error(self) -> str | None:
+        """What error() recorded last, None if the job never failed."""
+        return self._row.last_error if self._row else None
+
+    # A handler has a connection for as long as it runs, so type checkers needn't ask for None.
+    @property
+    def conn(self) -> connection | Any:
+        """The psycopg2 connection that holds the job's lock; None when the job isn't locked."""
+        locked = self._locked
+        return locked.session.conn if locked else self._injected_conn
+
+    @property
+    def tx(self) -> connection | Any:
+        """The transaction of the job: the same connection, in psycopg2's ordinary mode.
+
+        What is written through it becomes durable together with :meth:`delete`.
+        """
+        locked = self._locked
+        return locked.session.conn if locked else self._injected_tx
+
+    def delete(self) -> None:
+        """Delete the job from the table: its work is done.
+
+        On the job's connection: in the open transaction if there is one, and then durable when
+        that commits, which done() sees to; otherwise committed at once. A row that somebody has
+        removed meanwhile is a success.
+
+        Raises:
+            ErrNotLocked: if the job isn't locked.
+            psycopg2.Error: if the statement fails; the job is still there.
+        """
+        with self._mutex:
+            if locked := self._held("delete"):
+                locked.delete()
+            self._ending = _Ending.DELETED
+
+    def error(self, message: str) -> None:
+        """Record a failure: one more error, *message* as its text, and a retry after the backoff.
+
+        On the job's connection: an open transaction is rolled back, so that nothing of the failed
+        attempt stays; the record is committed at once. Call done() afterwards all the same.
+
+        Raises:
+            ErrNotLocked: if the job isn't locked.
+            psycopg2.Error: if the record can't be written.
+        """
+        with self._mutex:
+            if locked := self._held("error"):
+                locked.set_error(message)
+                self._row = locked.row
+            self._ending = _Ending.FAILED
+
+    def done(self) -> None:
+        """Release the job: end its transaction, unlock it and give its connection back.
+
+        Commits an open transaction in which delete() ran, and rolls back any other. Unlocks after
+        that, and even if that failed. May be called again, and from several threads: only the
+        first call does anything.
+
+        Raises:
+            psycopg2.Error: if the commit it owes fails; nothing is lost, the job is still there.
+        """
+        with self._mutex:
+            locked, self._locked = self._locked, None
+            self._injected_conn = self._injected_tx = None
+            if locked is None:
+                return
+            try:
+                if locked.deletion_pending():
+                    locked.session.commit()
+            finally:
+                locked.let_go()
+
+    def __enter__(self) -> Self:
+        with self._mutex:
+            self._held("enter")
+            self._entered = True
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> bool:
+        try:
+            if error is not None and not isinstance(error, KeyboardInterrupt):
+                self._fail(error)
+        finally:
+            self.done()
+        return isinstance(error, (Reschedule, Discard))
+
+    def _held(self, method: str) -> LockedRow | None:
+        if self._locked is not None:
+            return self._locked
+        if self._injected_conn is not None or self._injected_tx is not None:
+            return None  # a handler under test: there is no row to write to
+        raise ErrNotLocked(
+            f"can't {method} {self!r}: it isn't locked, because it never was or because done() was called; "
+            "get it from lock_job()"
+        )
+
+    def _bind(self, locked: LockedRow) -> None:
+        self._row = locked.row
+        self._attempt = self._locked = locked
+        self._locker = threading.current_thread()
+
+    def _left_lying(self) -> bool:
+        """Whether the job is locked but nobody else can be working it, seen from this thread."""
+        locker = self._locker
+        if self._locked is None or locker is None or self._entered:
+            return False
+        return locker is threading.current_thread() or not locker.is_alive()
+
+    def _complete(self) -> None:
+        """Settle the job after its handler returned; raise what shows that it didn't succeed.
+
+        The deletion is committed here, under the lock, so that a commit which fails can still be
+        recorded before anybody else gets the job.
+        """
+        with self._mutex:
+            if self._locked is None and self._ending is None:
+                raise ErrNotLocked(f"the handler of {self!r} called done() without delete() or error()")
+            if self._locked is None or self._ending is _Ending.FAILED:
+                return
+            locked = self._locked
+            self.delete()
+            if locked.session.in_transaction:
+                locked.session.commit()
+
+    def _fail(self, error: BaseException) -> bool:
+        """Carry out what *error* means for the job; return whether that could be written.
+
+        Where the job's session is gone, or doesn't take it, that happens on a new one: under the
+        job's lock taken anew, and only if the row is as it was when it was locked. Never raises.
+        """
+        with self._mutex:
+            attempt = self._attempt
+            if attempt is None:
+                return True
+            if self._locked is not None:
+                try:
+                    self._carry_out(error, self._locked, self.error)
+                    return True
+                except Exception as trouble:  # of any kind; the new session below is the answer
+                    attempt.log_unrecorded(trouble)
+                    attempt.session.discard()
+            try:
+                anew = attempt.relock()
+                if anew is not None:
+                    try:
+                        self._carry_out(error, anew, anew.set_error)
+                    finally:
+                        anew.let_go()
+                return True
+            except Exception as trouble:  # the job stays as it was, and will be run again
+                attempt.log_unrecorded(trouble)
+                return False
+
+    def _carry_out(self, error: BaseException, locked: LockedRow, set_error: Callable[[str], None]) -> None:
+        if isinstance(error, Reschedule):
+            locked.reschedule(error)
+        elif isinstance(error, Discard):
+            locked.discard()
+        else:
+            set_error(describe(error))
+
+
+class _Ending(Enum):
+    """What the handler itself said of the attempt."""
+
+    DELETED = "deleted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class JobStats:
+    """How one type of job stands in one queue. Mirrors Go's ``JobStats``.
+
+    Attributes:
+        queue: the queue's name.
+        type: the job type.
+        count: jobs in the table, whatever their state.
+        count_working: those of them that some session has locked.
+        count_errored: those that have failed at least once.
+        highest_error_count: the most failures that one of them has.
+        oldest_run_at: the earliest run_at, an aware datetime.
+    """
+
+    queue: str
+    type: str
+    count: int
+    count_working: int
+    count_errored: int
+    highest_error_count: int
+    oldest_run_at: datetime

@@ -1,0 +1,204 @@
+"""A row of the table while a session holds its lock: what may be done to it, and letting it go."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from qg.backoff import MAX_SECONDS, Backoff, exponential
+from qg.failures import storable
+from qg.session import Session
+from qg.tables import Row, Statement, Table
+from qg.verdicts import Reschedule
+
+__all__ = ["Keeper", "LockedRow"]
+
+_MAX_ERROR_COUNT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """What a locked row needs besides its session; one for each client."""
+
+    table: Table
+    backoff: Backoff
+    logger: logging.Logger
+    lease: Callable[[], Session]
+    _pooler_logged: threading.Event = field(default_factory=threading.Event)
+
+    def seconds_until_retry(self, error_count: int) -> float:
+        """Return the backoff for *error_count*, cut to what a timestamp can bear.
+
+        A backoff function that fails is no reason to lose the error: Que's own stands in for it.
+        """
+        try:
+            seconds = float(self.backoff(error_count))
+            if math.isnan(seconds):
+                raise ValueError("the delay is not a number")
+        except Exception:
+            self.logger.exception("backoff_failed error_count=%d; using Que's delay instead", error_count)
+            seconds = exponential(error_count)
+        return min(max(seconds, 0.0), float(MAX_SECONDS))
+
+    def log_pooler(self, job_id: int) -> None:
+        """Say once what it means that a session doesn't hold the lock it took."""
+        if not self._pooler_logged.is_set():
+            self._pooler_logged.set()
+            self.logger.error(
+                "lock_not_ours id=%d: the session doesn't hold the lock that it took, which is what a pooler "
+                "in transaction mode does to it; connect to PostgreSQL directly or pool by session",
+                job_id,
+            )
+
+
+class LockedRow:
+    """A row whose advisory lock *session* holds.
+
+    ``as_locked`` is the row when it was locked, ``row`` what this object has made of it since.
+    Nobody else may change a row that is locked, but people with psql can; every write therefore
+    looks whether it met a row, and goes by the id alone if the full key has gone.
+    """
+
+    def __init__(self, session: Session, row: Row, keeper: Keeper, *, lent: bool = False) -> None:
+        self.session = session
+        self.as_locked = row
+        self.row = row
+        self._keeper = keeper
+        # A lent session is a worker's, which goes on with it after this row.
+        self._lent = lent
+        # The transaction that delete() ran in, the last time it did.
+        self._deleted_in: int | None = None
+
+    def delete(self) -> None:
+        """Delete the row: in the open transaction, otherwise committed at once."""
+        table = self._keeper.table
+        ((count, transaction),) = self._write(table.destroy_job, table.key(self.row))
+        if count == 0:
+            ((count, _),) = self._write(table.destroy_job_by_id, (self.row.id,))
+            if count:
+                self._log_edited("deleted")
+            elif self._deleted_in is None:
+                self._log_gone("delete")
+        self._deleted_in = transaction
+
+    def deletion_pending(self) -> bool:
+        """Whether a transaction is open in which the deletion waits for its commit.
+
+        Raises:
+            psycopg2.Error: if that transaction was aborted or lost.
+        """
+        if self._deleted_in is None or self.session.idle:
+            return False
+        params = (self._deleted_in, self.row.id)
+        ((pending,),) = self.session.run_in_transaction(self._keeper.table.deletion_pending, params)
+        return bool(pending)
+
+    def set_error(self, message: str) -> None:
+        """Roll back what is open; count one failure of this attempt with *message*, and commit.
+
+        However often it is called, the attempt that began with the lock counts once.
+        """
+        self._abandon_transaction()
+        table = self._keeper.table
+        count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
+        change = (count, self._keeper.seconds_until_retry(count), storable(message, self.session.conn))
+        changed = self._write(table.set_error, (*change, *table.key(self.row)))
+        if not changed:
+            changed = self._write(table.set_error_by_id, (*change, self.row.id))
+            if changed:
+                self._log_edited("marked as failed")
+        self._keep(changed, "record its error")
+
+    def reschedule(self, verdict: Reschedule) -> None:
+        """Roll back what is open; set run_at as *verdict* says, and commit."""
+        self._abandon_transaction()
+        at = None if verdict.at is None else verdict.at.isoformat()
+        changed = self._write(self._keeper.table.reschedule, (at, verdict.after, self.row.id))
+        self._keep(changed, "reschedule it")
+
+    def discard(self) -> None:
+        """Roll back what is open; delete the row, and commit."""
+        self._abandon_transaction()
+        self.delete()
+
+    def relock(self) -> LockedRow | None:
+        """Lock the row anew after its lock was lost or given up; None if it isn't as it was.
+
+        On the worker's session where that is sound, otherwise on a new one.
+        """
+        table = self._keeper.table
+        lent = self._lent and self.session.idle
+        session = self.session if lent else self._keeper.lease()
+        anew = LockedRow(session, self.as_locked, self._keeper, lent=lent)
+        try:
+            if session.run(table.relock_job, (anew.row.id,))[0][0]:
+                if session.run(table.check_job, table.key(anew.row)):
+                    return anew
+                anew.let_go()
+            elif not lent:
+                session.give_back()
+        except BaseException:
+            session.discard()
+            raise
+        return None
+
+    def let_go(self) -> None:
+        """Roll back what is open, unlock, and give the session back unless it is lent.
+
+        No failure is raised: what can't be unlocked is unlocked by closing the connection.
+        """
+        session, table = self.session, self._keeper.table
+        unlock = table.unlock_job if self._lent else table.unlock_all
+        try:
+            if session.in_transaction:
+                session.rollback()
+            if not session.idle:
+                session.discard()
+            elif not session.run(unlock, (self.row.id,))[0][0]:
+                self._keeper.log_pooler(self.row.id)
+                session.discard()
+            elif not self._lent:
+                session.give_back()
+        except BaseException as trouble:
+            session.discard()
+            if not isinstance(trouble, Exception):
+                raise  # Ctrl-C, after which the lock is gone all the same
+            self._keeper.logger.warning("unlock_failed id=%d: %s; its session was closed", self.row.id, trouble)
+
+    def _abandon_transaction(self) -> None:
+        self._deleted_in = None
+        if self.session.in_transaction:
+            self.session.rollback()
+
+    def _write(self, statement: Statement, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if self.session.in_transaction:
+            return self.session.run_in_transaction(statement, params)
+        return self.session.run(statement, params)
+
+    def _keep(self, changed: list[tuple[Any, ...]], purpose: str) -> None:
+        if changed:
+            self.row = Row(*changed[0])
+        else:
+            self._log_gone(purpose)
+
+    def _log_edited(self, done: str) -> None:
+        self._keeper.logger.warning(
+            "job_edited id=%d: somebody changed its queue, priority or run_at while it ran; it was %s by its id",
+            self.row.id,
+            done,
+        )
+
+    def _log_gone(self, purpose: str) -> None:
+        self._keeper.logger.warning(
+            "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s",
+            self.row.id,
+            purpose,
+        )
+
+    def log_unrecorded(self, trouble: Exception) -> None:
+        """Log that what became of the attempt couldn't be written."""
+        self._keeper.logger.warning("job_unrecorded id=%d: %s", self.row.id, trouble)

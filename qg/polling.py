@@ -1,0 +1,66 @@
+"""Which queue is polled, and how often: what a worker and a pool of workers have in common."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from qg.errors import ErrInvalidOption, ErrPoolState
+from qg.fields import check_queue
+
+__all__ = ["Polling"]
+
+_DEFAULT_INTERVAL = 5.0
+
+
+class Polling:
+    """Holds ``queue`` and ``interval``, which can be set until the polling starts."""
+
+    def __init__(self, queue: str | None, interval: float | None) -> None:
+        self._started = False
+        self.queue = os.environ.get("QUE_QUEUE", "") if queue is None else queue
+        self.interval = _interval_from_environment() if interval is None else interval
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that is worked."""
+        return self._queue
+
+    @queue.setter
+    def queue(self, queue: str) -> None:
+        self._refuse_once_started("queue")
+        self._queue = check_queue(queue)
+
+    @property
+    def interval(self) -> float:
+        """How many seconds an idle worker sleeps before it looks again."""
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        self._refuse_once_started("interval")
+        self._interval = _checked_interval(seconds)
+
+    def _refuse_once_started(self, setting: str) -> None:
+        if self._started:
+            raise ErrPoolState(f"the {setting} can't be changed after the start; set it before")
+
+
+def _interval_from_environment() -> float:
+    text = os.environ.get("QUE_WAKE_INTERVAL", "")
+    if not text:
+        return _DEFAULT_INTERVAL
+    try:
+        return _checked_interval(float(text))
+    except ValueError:  # ErrInvalidOption is one, too
+        raise ErrInvalidOption(
+            f"the environment's QUE_WAKE_INTERVAL is {text!r}; set it to a number of seconds, 0 or more"
+        ) from None
+
+
+def _checked_interval(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise ErrInvalidOption(f"the interval must be a number of seconds, not {seconds!r}")
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ErrInvalidOption(f"the interval must be 0 s or more and finite, not {seconds} s")
+    return float(seconds)

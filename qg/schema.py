@@ -1,0 +1,47 @@
+"""Creating the ``que_jobs`` table, and telling which version is there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from qg.connections import source_from, transaction
+from qg.errors import ErrTable
+from qg.tables import ddl, version_of
+
+__all__ = ["migrate", "schema_version"]
+
+
+def migrate(source: object, version: int = 3) -> None:
+    """Create the ``que_jobs`` table in the current schema unless it is there already.
+
+    One transaction on a connection of *source*. Drops and changes nothing; may be run twice, and
+    by several processes at once. ``psql -f schema.sql`` does the same.
+
+    Args:
+        source: a DSN, a psycopg2 pool, a SQLAlchemy engine, or a callable that connects.
+        version: of the table, as Ruby Que counts them; this qg creates 3.
+
+    Raises:
+        ErrInvalidOption: for a version that qg can't create.
+        ErrTable: if there is a table of another version.
+    """
+    script = ddl(version)
+    with closing(source_from(source)) as origin, transaction(origin) as cur:
+        cur.execute(script)
+        found = version_of(cur)
+        if found != version:
+            raise ErrTable(
+                f"there is a que_jobs table of version {found} already, so none of version {version} was created; "
+                "migrate another schema or database"
+            )
+        cur.connection.commit()
+
+
+def schema_version(source: object) -> int:
+    """Return the version of the ``que_jobs`` table that *source* finds, 0 where there is none.
+
+    Raises:
+        ErrTable: if the table is none that any Que has made.
+    """
+    with closing(source_from(source)) as origin, transaction(origin) as cur:
+        return version_of(cur)

@@ -1,0 +1,208 @@
+"""One leased connection at work: statements outside and inside of transactions, and its way back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    TRANSACTION_STATUS_INERROR,
+    TRANSACTION_STATUS_INTRANS,
+    connection,
+    cursor,
+)
+
+from qg.connections import Source, plain_cursor, transaction
+from qg.tables import PREPARED_NAMES, Statement, Table, detect
+
+__all__ = ["Session", "find_table", "prepare_statements"]
+
+# Which table's statements a connection has, so that a connection from a pool is prepared once.
+_prepared: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
+
+
+class Session:
+    """A connection leased from *source*, on which a job can be locked.
+
+    While nothing runs the connection is in psycopg2's ordinary mode, where a statement begins a
+    transaction; :meth:`run` leaves that mode for one statement. A session isn't safe between
+    threads by itself: the job that is locked on it sees to that.
+    """
+
+    def __init__(self, source: Source, table: Table) -> None:
+        self._table = table
+        self._lease = source.lease()
+        self._returned = False
+        try:
+            self._mode = _Mode.of(self.conn)
+            self.tidy()
+            if _prepared.get(self.conn) is not table:
+                with self._autocommit():
+                    self._prepare()
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def conn(self) -> connection:
+        """The leased connection."""
+        return self._lease.conn
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection is open, in no transaction and in no statement."""
+        return not self.conn.closed and self._status == TRANSACTION_STATUS_IDLE
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, aborted or not."""
+        return self._status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
+
+    @property
+    def _status(self) -> int:
+        return self.conn.info.transaction_status
+
+    def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run *statement* by itself, outside any transaction, and return its rows."""
+        with self._autocommit():
+            try:
+                return self._fetch(statement, params)
+            except psycopg2.errors.InvalidSqlStatementName:
+                # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
+                self._prepare()
+                return self._fetch(statement, params)
+
+    def run_in_transaction(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run *statement* in the open transaction and return its rows."""
+        return self._fetch(statement, params)
+
+    def commit(self) -> None:
+        """Commit the open transaction, however it was begun."""
+        self.conn.commit()
+        if self.in_transaction:
+            self._end_by_hand("COMMIT")
+
+    def rollback(self) -> None:
+        """Roll back the open transaction, however it was begun."""
+        self.conn.rollback()
+        if self.in_transaction:
+            self._end_by_hand("ROLLBACK")
+
+    def tidy(self) -> None:
+        """Put the idle connection into the mode a job finds it in, whatever the last one set."""
+        self._mode.apply(self.conn, autocommit=False)
+
+    def give_back(self) -> None:
+        """Return the connection, free of locks, to its source; a second call does nothing.
+
+        A connection that isn't idle is closed instead.
+        """
+        if self._returned:
+            return
+        if not self.idle:
+            self.discard()
+            return
+        self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+        self._returned = True
+        self._lease.give_back(True)
+
+    def discard(self) -> None:
+        """Close the connection, which frees its locks; for one whose state is in doubt."""
+        if not self._returned:
+            self._returned = True
+            self._lease.give_back(False)
+
+    @contextmanager
+    def _autocommit(self) -> Iterator[None]:
+        self.conn.autocommit = True
+        try:
+            yield
+        finally:
+            if not self.conn.closed:
+                self.conn.autocommit = False
+
+    def _fetch(self, statement: Statement, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with plain_cursor(self.conn) as cur:
+            cur.execute(statement.call, params)
+            return cur.fetchall()
+
+    def _prepare(self) -> None:
+        with plain_cursor(self.conn) as cur:
+            _prepare_missing(cur, self._table)
+        _prepared[self.conn] = self._table
+
+    def _end_by_hand(self, command: str) -> None:
+        # A handler said BEGIN itself in autocommit mode; psycopg2 then knows of no transaction.
+        with plain_cursor(self.conn) as cur:
+            cur.execute(command)
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """The transaction settings of a connection, which psycopg2 keeps on our side of the wire."""
+
+    isolation_level: Any
+    readonly: Any
+    deferrable: Any
+    autocommit: bool
+
+    @classmethod
+    def of(cls, conn: connection) -> _Mode:
+        return cls(conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
+
+    def apply(self, conn: connection, *, autocommit: bool) -> None:
+        conn.set_session(
+            isolation_level=_or_default(self.isolation_level),
+            readonly=_or_default(self.readonly),
+            deferrable=_or_default(self.deferrable),
+            autocommit=autocommit,
+        )
+
+
+def _or_default(setting: Any) -> Any:
+    return "DEFAULT" if setting is None else setting
+
+
+def prepare_statements(conn: connection) -> None:
+    """Prepare the ``que_…`` statements on *conn*, those that aren't there already.
+
+    :class:`qg.Client` does this by itself on each connection it uses; call it to have the
+    statements elsewhere. A transaction that is open stays open; otherwise none is left behind.
+    Mirrors Go's ``PrepareStatements``.
+
+    Args:
+        conn: a psycopg2 connection whose search_path finds the table.
+
+    Raises:
+        ErrTable: if there is no table of a version that qg works.
+    """
+    idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
+    try:
+        with plain_cursor(conn) as cur:
+            _prepare_missing(cur, detect(cur))
+    finally:
+        if idle and not conn.closed:
+            conn.rollback()
+
+
+def find_table(source: Source) -> Table:
+    """Return the table that the connections of *source* find.
+
+    Raises:
+        ErrTable: if there is no table of a version that qg works.
+    """
+    with transaction(source) as cur:
+        return detect(cur)
+
+
+def _prepare_missing(cur: cursor, table: Table) -> None:
+    cur.execute(PREPARED_NAMES.call)
+    present = {name for (name,) in cur.fetchall()}
+    missing = [each.prepare for each in table.prepared if each.name not in present]
+    if missing:
+        cur.execute(";\n".join(missing))

@@ -1,0 +1,89 @@
+"""Jobs that run inside enqueue(), for development: no worker, no row, the same handlers."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta, timezone
+from typing import TypeAlias
+
+from qg.fields import decode_args
+from qg.handlers import WorkMap, call
+from qg.job import Job
+from qg.session import Session
+from qg.tables import Row, Table
+from qg.testing import inject_job_conn, inject_job_tx
+from qg.transactions import queryer_in, rows_in
+from qg.verdicts import Discard, Reschedule
+
+__all__ = ["Synchronous"]
+
+_Params: TypeAlias = tuple[str, int, "str | None", str, str]
+
+
+class Synchronous:
+    """Runs a job as a worker would, but here and now; Ruby Que has it as its mode ``:sync``.
+
+    The handler gets what it would get from the table: arguments that went through JSON, and a
+    connection. What it raises passes to the caller of enqueue(), and nothing is stored.
+    """
+
+    def __init__(self, work_map: WorkMap, job_class: type[Job], logger: logging.Logger) -> None:
+        self._work_map = work_map
+        self._job_class = job_class
+        self._logger = logger
+
+    def run(self, params: _Params, session: Session, table: Table) -> Row | None:
+        """Run the job in a transaction of *session*, committed when the handler returns.
+
+        Returns:
+            None, or the row of a job that its handler rescheduled and that is stored therefore.
+        """
+        job = inject_job_conn(inject_job_tx(self._job_of(params), session.conn), session.conn)
+        try:
+            call(self._work_map, job)
+            if session.in_transaction:
+                session.commit()
+        except Discard as verdict:
+            self._log_discarded(job, verdict)
+        except Reschedule as verdict:
+            if session.in_transaction:
+                session.rollback()
+            return Row(*session.run(table.insert_job, _at(verdict, params))[0])
+        finally:
+            job.done()
+            if session.in_transaction:
+                session.rollback()
+        return None
+
+    def run_in_tx(self, params: _Params, tx: object, table: Table) -> Row | None:
+        """Run the job within the caller's transaction, which is neither committed nor rolled back.
+
+        Returns:
+            As run(). What the handler wrote before it discarded or rescheduled the job stays in
+            *tx*, since only the caller can roll that back.
+        """
+        queryer = queryer_in(tx)
+        job = inject_job_tx(self._job_of(params), queryer)
+        job._injected_conn = queryer
+        try:
+            call(self._work_map, job)
+        except Discard as verdict:
+            self._log_discarded(job, verdict)
+        except Reschedule as verdict:
+            return Row(*rows_in(tx, table.insert_job, _at(verdict, params))[0])
+        finally:
+            job.done()
+        return None
+
+    def _job_of(self, params: _Params) -> Job:
+        queue, priority, _, job_type, args = params
+        return self._job_class(job_type, decode_args(args), queue, priority, datetime.now(timezone.utc))
+
+    def _log_discarded(self, job: Job, verdict: Discard) -> None:
+        self._logger.warning("job_discarded type=%s reason=%s", job.type, verdict.reason)
+
+
+def _at(verdict: Reschedule, params: _Params) -> _Params:
+    queue, priority, _, job_type, args = params
+    at = verdict.at or datetime.now(timezone.utc) + timedelta(seconds=verdict.after or 0)
+    return queue, priority, at.isoformat(), job_type, args

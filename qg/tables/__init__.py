@@ -1,0 +1,87 @@
+"""The kinds of ``que_jobs`` table, and finding out which one a database has.
+
+Every other module speaks to the table through the :class:`Table` it is given, so that what one
+version calls its columns, and how it finds a row again, stands in that version's module alone.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import Any
+
+from qg.errors import ErrInvalidOption, ErrTable
+from qg.tables import v3
+from qg.tables.table import PREPARED_NAMES, Row, Statement, Table, timestamp
+
+__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "ddl", "detect", "timestamp", "version_of"]
+
+# Ruby Que keeps the version in the table's comment; where a dump lost that, the columns tell.
+_SEEN = """
+SELECT obj_description(found.oid, 'pg_class'),
+       ARRAY(SELECT attname::text FROM pg_attribute
+             WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped),
+       EXISTS (SELECT FROM pg_trigger
+               WHERE tgrelid = found.oid AND tgname = 'que_job_notify' AND tgqual IS NOT NULL)
+FROM (SELECT to_regclass('que_jobs')::oid AS oid) AS found
+WHERE found.oid IS NOT NULL
+"""
+
+_V3_COLUMNS = {"priority", "run_at", "job_id", "job_class", "args", "error_count", "last_error", "queue"}
+
+
+def version_of(cursor: Any) -> int:
+    """Return the version of the que_jobs table that *cursor*'s search_path finds, 0 for none.
+
+    Runs one query in whatever transaction the cursor is in.
+
+    Raises:
+        ErrTable: if the table is none that any Que has made; says which columns it has.
+    """
+    cursor.execute(_SEEN)
+    row = cursor.fetchone()
+    if row is None:
+        return 0
+    comment, columns, conditional_notify = row[0], set(row[1]), row[2]
+    if comment is not None and re.fullmatch(r"\d+", comment):
+        return int(comment)
+    if columns >= _V3_COLUMNS:
+        return 3
+    if {"id", "last_error_message"} <= columns:
+        if "job_schema_version" not in columns:
+            return 4
+        if "kwargs" not in columns:
+            return 5
+        return 7 if conditional_notify else 6
+    raise ErrTable(
+        f"the que_jobs table is of no version that Que ever made: its columns are "
+        f"{', '.join(sorted(columns))}; point search_path at the right schema"
+    )
+
+
+def detect(cursor: Any) -> Table:
+    """Return the :class:`Table` for the database that *cursor* is connected to.
+
+    Raises:
+        ErrTable: if there is no que_jobs table, or none of a version that this qg can work.
+    """
+    version = version_of(cursor)
+    if version == 0:
+        raise ErrTable(
+            "there is no que_jobs table in this connection's search_path; "
+            "create it with qg.migrate(source) or psql -f schema.sql"
+        )
+    if version != v3.TABLE.version:
+        raise ErrTable(f"the que_jobs table is of version {version}, but this qg works version 3 only")
+    return v3.TABLE
+
+
+def ddl(version: int) -> str:
+    """Return the script that creates a table of *version* where there is none.
+
+    Raises:
+        ErrInvalidOption: if this qg can't create that version.
+    """
+    if version != 3:
+        raise ErrInvalidOption(f"version {version!r} can't be created by this qg; ask for version 3")
+    return resources.files(__package__).joinpath("v3.sql").read_text(encoding="utf-8")

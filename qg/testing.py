@@ -1,0 +1,32 @@
+"""For the tests of handlers: jobs that have a connection without being locked."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from qg.job import Job
+from qg.transactions import Conner, Queryer
+
+__all__ = ["inject_job_conn", "inject_job_tx"]
+
+_AnyJob = TypeVar("_AnyJob", bound=Job)
+
+
+def inject_job_conn(job: _AnyJob, conn: Conner) -> _AnyJob:
+    """Give *job* the connection *conn* as ``job.conn``, and return the job.
+
+    There is no lock behind it: delete() and error() write nothing, and done() takes the connection
+    off the job and leaves it open. Mirrors Go's ``TestInjectJobConn``.
+    """
+    job._injected_conn = conn
+    return job
+
+
+def inject_job_tx(job: _AnyJob, tx: Queryer) -> _AnyJob:
+    """Give *job* the transaction *tx* as ``job.tx``, and return the job.
+
+    As with inject_job_conn() nothing is locked, and *tx* is neither committed nor rolled back.
+    Mirrors Go's ``TestInjectJobTx``.
+    """
+    job._injected_tx = tx
+    return job

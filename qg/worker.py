@@ -1,0 +1,235 @@
+"""Worker: lock a job, run it, settle it, again."""
+
+from __future__ import annotations
+
+import queue as queues
+import threading
+import time
+from contextlib import suppress
+from enum import Enum
+
+from qg.backoff import reconnect
+from qg.client import Client
+from qg.errors import ErrAgain, ErrClientClosed, ErrPoolState
+from qg.failures import PlainFailure, describe
+from qg.handlers import WorkMap, call, checked
+from qg.job import Job
+from qg.outage import Outage
+from qg.polling import Polling
+from qg.session import Session
+from qg.verdicts import Discard, Reschedule
+
+__all__ = ["Worker"]
+
+
+class _Round(Enum):
+    """How one round of a worker went."""
+
+    IDLE = "no job was due"
+    WORKED = "a job was worked, well or badly"
+    UNRECORDED = "a job was worked, but what became of it couldn't be written"
+
+
+class Worker(Polling):
+    """Works the jobs of one queue, one after another, on one connection. Mirrors Go's ``Worker``.
+
+    Args:
+        client: where jobs come from.
+        work_map: from job type to handler. A type that isn't in it is an error of that job.
+        queue: the queue's name; None means the environment's QUE_QUEUE, or "".
+        interval: seconds to sleep when no job is due, fractions allowed; None means the
+            environment's QUE_WAKE_INTERVAL, or 5.
+
+    Raises:
+        ErrInvalidOption: if an argument, or the environment, is out of bounds.
+    """
+
+    def __init__(
+        self, client: Client, work_map: WorkMap, *, queue: str | None = None, interval: float | None = None
+    ) -> None:
+        super().__init__(queue, interval)
+        self._client = client
+        self._work_map = checked(work_map)
+        self._logger = client.logger
+        self._outage = Outage(self._logger)
+        self._session: Session | None = None
+        self._current: Job | None = None
+        self._stopping = False
+        # Signal handlers shut workers down, and may interrupt this very thread anywhere. A
+        # SimpleQueue can be put to at any point; an Event, which takes a lock to be set, can't.
+        self._wakeups: queues.SimpleQueue[None] = queues.SimpleQueue()
+        # Held for as long as work() runs, so that shutdown() can wait for it.
+        self._working = threading.Lock()
+        self._thread: int | None = None
+
+    def work(self) -> None:
+        """Work jobs until shutdown() is called.
+
+        Tries at once, goes on until the queue is empty, then sleeps the interval. Run it in a
+        thread of its own, or in the main thread. A database that goes away is waited for. Mirrors
+        Go's ``Worker.Work``.
+
+        Raises:
+            ErrPoolState: if the worker is working already.
+        """
+        if not self._working.acquire(blocking=False):
+            raise ErrPoolState("this worker is working already; create another one for another thread")
+        try:
+            self._started = True
+            self._thread = threading.get_ident()
+            self._work_until_stopped()
+        except BaseException:
+            self._discard_session()
+            raise
+        finally:
+            self._give_session_back()
+            self._thread = None
+            self._working.release()
+
+    def work_one(self) -> bool:
+        """Work one job if one is due, and return whether one was. Mirrors Go's ``Worker.WorkOne``.
+
+        Leases a connection for this one job. A failure of the handler is the job's and is recorded
+        there; it isn't raised.
+
+        Raises:
+            ErrAgain, ErrClientClosed, psycopg2.Error: if no job could be locked.
+        """
+        session = self._client._lease()
+        try:
+            return self._work_one(session) is not _Round.IDLE
+        finally:
+            session.give_back()
+
+    def shutdown(self, timeout: float | None = None) -> bool:
+        """Let the running job finish, take no new one, and wait until work() has returned.
+
+        May be called again, from any thread and from a signal handler. From the worker's own
+        handler, or a signal that interrupts it, it can't wait and doesn't. Mirrors Go's
+        ``Worker.Shutdown``.
+
+        Args:
+            timeout: how many seconds to wait at the most; None waits as long as it takes.
+
+        Returns:
+            Whether work() has ended. If it hasn't, the job that still runs is named in the log.
+        """
+        self._ask_to_stop()
+        if self._thread == threading.get_ident():
+            return False
+        if self._working.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            self._working.release()
+            return True
+        self._log_still_running()
+        return False
+
+    def _join_pool(self, session: Session, outage: Outage) -> None:
+        """Work on *session* at first, and tell of outages together with the other workers."""
+        self._session = session
+        self._outage = outage
+
+    def _ask_to_stop(self) -> None:
+        self._stopping = True
+        self._wakeups.put(None)
+
+    def _log_still_running(self) -> None:
+        job = self._current
+        if job is not None:
+            self._logger.warning("still_running id=%d type=%s: not finished at shutdown", job.id, job.type)
+
+    def _work_until_stopped(self) -> None:
+        failures = 0
+        while not self._stopping:
+            try:
+                outcome = self._work_one(self._own_session())
+            except ErrClientClosed:
+                self._logger.warning("worker_ends queue=%s: its client was closed", self.queue)
+                return
+            except ErrAgain as error:
+                # Others are finishing the jobs faster than we can lock one, so none is waiting for us.
+                self._logger.info("no_job queue=%s: %s", self.queue, error)
+                outcome = _Round.IDLE
+            except Exception as error:  # of psycopg2 or of the source; the worker outlives them all
+                self._discard_session()
+                self._outage.met_by(self, error)
+                failures += 1
+                self._sleep(reconnect(failures, self.interval))
+                continue
+            failures = 0
+            self._outage.over_for(self)
+            if outcome is not _Round.WORKED:
+                self._sleep(self.interval)
+
+    def _work_one(self, session: Session) -> _Round:
+        """Lock, run, settle and unlock one job on *session*: the whole life of a job on one page.
+
+        After an exception, which only the lock raises, *session* isn't to be used again.
+        """
+        try:
+            job = self._client._lock(session, self.queue, lent=True)
+        except BaseException:
+            session.discard()
+            raise
+        if job is None:
+            self._logger.debug("no_job queue=%s", self.queue)
+            return _Round.IDLE
+        self._current = job
+        try:
+            began = time.monotonic()
+            error = self._run(job)
+            return self._settle(job, error, time.monotonic() - began)
+        finally:
+            self._current = None
+            job.done()
+            if session.idle:
+                session.tidy()
+
+    def _run(self, job: Job) -> BaseException | None:
+        """Run the handler and complete the job; return what went wrong, if something did."""
+        try:
+            call(self._work_map, job)
+            job._complete()
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                raise  # somebody wants this process to end; the job is no worse for it
+            return error
+        except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker
+            return error
+        return None
+
+    def _settle(self, job: Job, error: BaseException | None, seconds: float) -> _Round:
+        """Log how the job went; if it failed, record that first."""
+        if error is None:
+            self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
+            return _Round.WORKED
+        recorded = job._fail(error)
+        if isinstance(error, Reschedule):
+            self._logger.info("job_rescheduled id=%d type=%s: %s", job.id, job.type, error)
+        elif isinstance(error, Discard):
+            self._logger.warning("job_discarded id=%d type=%s: %s", job.id, job.type, error)
+        else:
+            trace = None if isinstance(error, PlainFailure) else error
+            first_line = describe(error).split("\n", 1)[0]
+            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, first_line, exc_info=trace)
+        return _Round.WORKED if recorded else _Round.UNRECORDED
+
+    def _sleep(self, seconds: float) -> None:
+        if not self._stopping:
+            with suppress(queues.Empty):
+                self._wakeups.get(timeout=seconds)
+
+    def _own_session(self) -> Session:
+        if self._session is None or not self._session.idle:
+            self._discard_session()
+            self._session = self._client._lease()
+        return self._session
+
+    def _discard_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.discard()
+
+    def _give_session_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.give_back()

@@ -1,0 +1,150 @@
+"""WorkerPool: several workers on one queue, each in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qg.client import Client
+from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections
+from qg.handlers import WorkMap, checked
+from qg.outage import Outage
+from qg.polling import Polling
+from qg.session import Session
+from qg.worker import Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["WorkerPool"]
+
+
+class WorkerPool(Polling):
+    """*count* workers, each with a thread and a connection. Mirrors Go's ``WorkerPool``.
+
+    The threads are daemons: a script that ends without shutdown() ends, and the jobs that were
+    running are run again by somebody else. In a ``with`` block the pool starts, and at its end is
+    shut down.
+
+    Args:
+        client: where jobs come from; its source must have *count* connections to give.
+        work_map: from job type to handler; may be replaced until the start.
+        count: how many workers, 0 or more.
+        queue: the queue's name; None means the environment's QUE_QUEUE, or "".
+        interval: seconds that an idle worker sleeps; None means the environment's
+            QUE_WAKE_INTERVAL, or 5.
+
+    Raises:
+        ErrInvalidOption: if an argument, or the environment, is out of bounds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        work_map: WorkMap,
+        count: int,
+        *,
+        queue: str | None = None,
+        interval: float | None = None,
+    ) -> None:
+        super().__init__(queue, interval)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
+        self.work_map = checked(work_map)
+        self._client = client
+        self._count = count
+        self._workers: list[Worker] = []
+        self._threads: list[threading.Thread] = []
+        # A signal handler may shut the pool down in the middle of the main thread's start().
+        self._mutex = threading.RLock()
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the workers. Mirrors Go's ``WorkerPool.Start``.
+
+        Raises:
+            ErrPoolState: if the pool was started before, or has been shut down since.
+            ErrTooFewConnections: if the source can't give each worker a connection; none is
+                started then.
+        """
+        with self._mutex:
+            if self._stopped:
+                raise ErrPoolState("this pool was shut down; create another one")
+            if self._started:
+                raise ErrPoolState("this pool was started already; create another one for more workers")
+            self._workers = self._hire()
+            self._started = True
+            for number, worker in enumerate(self._workers, start=1):
+                thread = threading.Thread(target=worker.work, name=f"qg-worker-{self.queue}-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def shutdown(self, timeout: float | None = None) -> bool:
+        """Let running jobs finish, take no new ones, and wait for the workers to end.
+
+        Does nothing before start(); may be called again, from any thread and from a signal
+        handler. From one of the pool's own handlers it can't wait and doesn't. Mirrors Go's
+        ``WorkerPool.Shutdown``.
+
+        Args:
+            timeout: how many seconds to wait at the most, for all of them together; None waits as
+                long as it takes.
+
+        Returns:
+            Whether all workers have ended. If not, the jobs that still run are named in the log;
+            their locks go when the process ends.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._mutex:
+            if not self._started:
+                return True
+            self._stopped = True
+        for worker in self._workers:
+            worker._ask_to_stop()
+        if threading.current_thread() in self._threads:
+            return False
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        running = [w for w, thread in zip(self._workers, self._threads, strict=False) if thread.is_alive()]
+        for worker in running:
+            worker._log_still_running()
+        return not running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown()
+
+    def _hire(self) -> list[Worker]:
+        work_map = checked(self.work_map)
+        outage = Outage(self._client.logger)
+        workers = []
+        for session in self._lease_all():
+            worker = Worker(self._client, work_map, queue=self.queue, interval=self.interval)
+            worker._join_pool(session, outage)
+            workers.append(worker)
+        return workers
+
+    def _lease_all(self) -> list[Session]:
+        """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""
+        sessions: list[Session] = []
+        spare = self._client._source.spare()
+        try:
+            if spare is not None and spare < self._count:
+                raise ErrTooFewConnections(f"its pool has only {spare} to spare")
+            while len(sessions) < self._count:
+                sessions.append(self._client._lease())
+        except BaseException as error:
+            for session in sessions:
+                session.give_back()
+            if not isinstance(error, Exception):
+                raise
+            raise ErrTooFewConnections(
+                f"queue {self.queue!r} needs {self._count} connections but the source gave {len(sessions)}: "
+                f"{str(error).strip()}; raise its limit or lower count"
+            ) from error
+        return sessions

@@ -1,0 +1,1 @@
+qg/tables/v3.sql
