@@ -49,11 +49,14 @@ def timestamp(iso: str) -> datetime:
 class Statement:
     """One SQL statement with parameters ``$1``, ``$2`` …, each used once and in order.
 
-    A statement with a name is prepared on each connection and called by that name.
+    A statement with a name is prepared on each connection and called by that name, unless it
+    needs a ``fresh_snapshot``: EXECUTE takes its snapshot first and waits for table locks
+    afterwards, so what happened while it waited is hidden from it. The statement in full doesn't.
     """
 
     text: str
     name: str | None = None
+    fresh_snapshot: bool = False
 
     @property
     def prepare(self) -> str:
@@ -68,7 +71,7 @@ class Statement:
     @property
     def call(self) -> str:
         """What to execute on a connection where the named statements are prepared."""
-        if self.name is None:
+        if self.name is None or self.fresh_snapshot:
             return self.plain
         count = len(re.findall(r"\$\d+", self.text))
         return f"EXECUTE {self.name}({', '.join(['%s'] * count)})"

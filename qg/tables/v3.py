@@ -54,6 +54,7 @@ SELECT {_COLUMNS} FROM due WHERE locked LIMIT 1
 
 _CHECK_JOB = Statement(
     name="que_check_job",
+    fresh_snapshot=True,
     text="""
 SELECT true FROM que_jobs
 WHERE queue = $1::text AND priority = $2::smallint AND run_at = $3::timestamptz AND job_id = $4::bigint

@@ -1,0 +1,114 @@
+"""One PostgreSQL for the whole run, one empty que_jobs for each test, and nothing left behind by any."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, settings
+from psycopg2.extensions import make_dsn
+from support import Database, Network, eventually
+
+import qg
+from qg.cli.server import temporary_server
+
+settings.register_profile(
+    "qg", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+settings.load_profile("qg")
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """QG_TEST_DSN, or an embedded server for the time of the run."""
+    if given := os.environ.get("QG_TEST_DSN"):
+        yield given
+        return
+    with temporary_server() as dsn:
+        with closing(psycopg2.connect(dsn)) as conn:
+            conn.autocommit = True
+            with conn.cursor() as cur:
+                # Nobody needs these databases after a power cut.
+                cur.execute("ALTER SYSTEM SET fsync = off")
+                cur.execute("SELECT pg_reload_conf()")
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def make_database(server_dsn: str) -> Iterator[object]:
+    """A function that creates a database with a que_jobs table and returns its DSN."""
+    names: list[str] = []
+
+    def execute(statement: str) -> None:
+        with closing(psycopg2.connect(server_dsn)) as conn:
+            conn.autocommit = True
+            with conn.cursor() as cur:
+                cur.execute(statement)
+
+    def make(*, migrate: bool = True) -> str:
+        names.append(f"qg_test_{uuid.uuid4().hex[:12]}")
+        execute(f"CREATE DATABASE {names[-1]}")
+        dsn = make_dsn(server_dsn, dbname=names[-1])
+        if migrate:
+            qg.migrate(dsn)
+        return dsn
+
+    yield make
+    for name in names:
+        execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def session_dsn(make_database) -> str:
+    return make_database()
+
+
+@pytest.fixture(scope="session")
+def observer(session_dsn: str) -> Iterator[Database]:
+    with closing(Database(session_dsn)) as database:
+        yield database
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(observer: Database) -> Iterator[None]:
+    """Fail a test that leaves an advisory lock, a session or a thread."""
+    threads = set(threading.enumerate())
+    yield
+    eventually(lambda: not observer.sessions(), f"the end of all sessions; left: {observer.sessions()}")
+    assert observer.locks() == []
+    eventually(
+        lambda: not [each for each in threading.enumerate() if each not in threads and each.is_alive()],
+        f"the end of all threads; left: {[each for each in threading.enumerate() if each not in threads]}",
+    )
+
+
+@pytest.fixture
+def database(observer: Database, leaves_nothing_behind: None, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """The test's database, with an empty que_jobs table."""
+    monkeypatch.delenv("QUE_QUEUE", raising=False)
+    monkeypatch.delenv("QUE_WAKE_INTERVAL", raising=False)
+    observer.query("TRUNCATE que_jobs RESTART IDENTITY")
+    return observer
+
+
+@pytest.fixture
+def dsn(database: Database) -> str:
+    return database.dsn
+
+
+@pytest.fixture
+def client(dsn: str) -> Iterator[qg.Client]:
+    with qg.Client(dsn) as client:
+        yield client
+
+
+@pytest.fixture
+def network(dsn: str) -> Iterator[Network]:
+    network = Network(dsn)
+    yield network
+    network.cut()

@@ -1,0 +1,192 @@
+"""What the tests share: waiting for conditions, looking into the database, a network that breaks."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection
+
+import qg
+
+PATIENCE = 10.0
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:
+    """Return the first true value of *condition*; fail if none comes within *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} didn't come true within {timeout} s"
+        time.sleep(0.005)
+
+
+class Database:
+    """The test's database, seen through a connection that qg knows nothing of."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.conn = psycopg2.connect(dsn, application_name="observer")
+        self.conn.autocommit = True
+
+    def query(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        with self.conn.cursor() as cur:
+            cur.execute(sql, params)
+            return cur.fetchall() if cur.description else []
+
+    def value(self, sql: str, params: Any = ()) -> Any:
+        return self.query(sql, params)[0][0]
+
+    def connect(self) -> connection:
+        return psycopg2.connect(self.dsn)
+
+    def jobs(self) -> list[tuple[Any, ...]]:
+        """Every job's id, type, error_count and last_error, in the order of the ids."""
+        return self.query("SELECT job_id, job_class, error_count, last_error FROM que_jobs ORDER BY job_id")
+
+    def count(self) -> int:
+        return int(self.value("SELECT count(*) FROM que_jobs"))
+
+    def locks(self) -> list[int]:
+        """The ids that are advisory-locked in this database, by whomever."""
+        rows = self.query(
+            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        return sorted(row[0] for row in rows)
+
+    def sessions(self) -> list[tuple[int, str, str]]:
+        """Pid, state and last query of every other session in this database."""
+        return self.query(  # type: ignore[return-value]
+            "SELECT pid, state, query FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+    def terminate(self, pid: int) -> None:
+        """End the session *pid*, and return when it is gone."""
+        self.query("SELECT pg_terminate_backend(%s)", (pid,))
+        eventually(lambda: pid not in [session[0] for session in self.sessions()], f"the end of session {pid}")
+
+    def is_waiting_for_a_lock(self, pid: int) -> bool:
+        return bool(self.value("SELECT cardinality(pg_blocking_pids(%s)) > 0", (pid,)))
+
+    def close(self) -> None:
+        self.conn.close()
+
+
+def backend_pid(client: qg.Client) -> int:
+    """The pid of the session that *client* will lease next: it keeps the last one that came back."""
+    session = client._lease()
+    pid = session.conn.info.backend_pid
+    session.give_back()
+    return pid
+
+
+class Network:
+    """A proxy in front of the server whose connections can be cut, and whose door can be shut."""
+
+    def __init__(self, dsn: str) -> None:
+        with psycopg2.connect(dsn) as probe:
+            info = probe.info
+            self._target, self._port = info.host, info.port
+            self.dsn = ""
+            self._dbname, self._user, self._password = info.dbname, info.user, info.password
+        probe.close()
+        self._door: socket.socket | None = None
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._threads: list[threading.Thread] = []
+        self._mutex = threading.Lock()
+        self._listen_port = 0
+        # What clients had executed, one entry for each message and so for each round trip.
+        self.statements: list[str] = []
+        self.open()
+        self.dsn = psycopg2.extensions.make_dsn(
+            host="127.0.0.1",
+            port=self._listen_port,
+            dbname=self._dbname,
+            user=self._user,
+            password=self._password or None,
+            gssencmode="disable",
+            sslmode="disable",
+        )
+
+    def open(self) -> None:
+        """Let connections through, from now on and at the same port as ever."""
+        door = socket.socket()
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(("127.0.0.1", self._listen_port))
+        door.listen(50)
+        self._listen_port = door.getsockname()[1]
+        self._door = door
+        self._run(self._accept, door)
+
+    def cut(self) -> None:
+        """Cut every connection and refuse new ones."""
+        door, self._door = self._door, None
+        if door is not None:
+            door.shutdown(socket.SHUT_RDWR)
+            door.close()
+        with self._mutex:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._threads = []
+
+    def _run(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, door: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = door.accept()
+            except OSError:
+                return
+            if self._target.startswith("/"):
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(Path(self._target, f".s.PGSQL.{self._port}")))
+            else:
+                far = socket.create_connection((self._target, self._port))
+            with self._mutex:
+                self._pairs.append((near, far))
+            self._run(self._pipe, near, far)
+
+    def _pipe(self, near: socket.socket, far: socket.socket) -> None:
+        unread = b""
+        started = False
+        with near, far, suppress(OSError):
+            while True:
+                for source in select.select([near, far], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is near:
+                        unread, started = self._read_messages(unread + data, started)
+                    (far if source is near else near).sendall(data)
+
+    def _read_messages(self, data: bytes, started: bool) -> tuple[bytes, bool]:
+        # A message is a type and a length that counts itself; the very first one has no type.
+        while True:
+            head = 1 if started else 0
+            if len(data) < head + 4:
+                return data, started
+            end = head + int.from_bytes(data[head : head + 4], "big")
+            if len(data) < end:
+                return data, started
+            if data[:1] == b"Q":
+                self.statements.append(data[5 : end - 1].decode())
+            data, started = data[end:], True
