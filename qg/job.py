@@ -226,8 +226,7 @@ class Job:
                     self._carry_out(error, self._locked, self.error)
                     return True
                 except Exception as trouble:  # of any kind; the new session below is the answer
-                    attempt.log_unrecorded(trouble)
-                    attempt.session.discard()
+                    attempt.give_up_session(trouble)
             try:
                 anew = attempt.relock()
                 if anew is not None:

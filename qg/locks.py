@@ -199,6 +199,13 @@ class LockedRow:
             purpose,
         )
 
+    def give_up_session(self, trouble: Exception) -> None:
+        """Close the session, which frees the lock, because of *trouble* when writing on it."""
+        self._keeper.logger.warning(
+            "session_given_up id=%d: %s; trying on a new one", self.row.id, str(trouble).strip()
+        )
+        self.session.discard()
+
     def log_unrecorded(self, trouble: Exception) -> None:
         """Log that what became of the attempt couldn't be written."""
-        self._keeper.logger.warning("job_unrecorded id=%d: %s", self.row.id, trouble)
+        self._keeper.logger.error("job_unrecorded id=%d: %s", self.row.id, str(trouble).strip())

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from qg.client import Client
-from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections
+from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
 from qg.handlers import WorkMap, checked
 from qg.outage import Outage
 from qg.polling import Polling
@@ -131,20 +131,23 @@ class WorkerPool(Polling):
 
     def _lease_all(self) -> list[Session]:
         """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""
-        sessions: list[Session] = []
         spare = self._client._source.spare()
+        if spare is not None and spare < self._count:
+            raise self._too_few(spare, "that is all its pool has to spare")
+        sessions: list[Session] = []
         try:
-            if spare is not None and spare < self._count:
-                raise ErrTooFewConnections(f"its pool has only {spare} to spare")
             while len(sessions) < self._count:
                 sessions.append(self._client._lease())
         except BaseException as error:
             for session in sessions:
                 session.give_back()
-            if not isinstance(error, Exception):
+            if isinstance(error, QgError) or not isinstance(error, Exception):
                 raise
-            raise ErrTooFewConnections(
-                f"queue {self.queue!r} needs {self._count} connections but the source gave {len(sessions)}: "
-                f"{str(error).strip()}; raise its limit or lower count"
-            ) from error
+            raise self._too_few(len(sessions), str(error).strip()) from error
         return sessions
+
+    def _too_few(self, given: int, cause: str) -> ErrTooFewConnections:
+        return ErrTooFewConnections(
+            f"queue {self.queue!r} needs {self._count} connections but the source gives {given}: {cause}; "
+            "raise its limit or lower count"
+        )

@@ -504,7 +504,8 @@ def test_an_error_whose_session_is_gone_is_recorded_on_a_new_one(
         raise RuntimeError("lost")
     ((_, _, count, message),) = database.jobs()
     assert (count, message.split("\n")[0]) == (1, "RuntimeError: lost")
-    assert "job_unrecorded id=1" in caplog.text
+    assert "session_given_up id=1" in caplog.text
+    assert "job_unrecorded" not in caplog.text
 
 
 def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(client: qg.Client, database: Database) -> None:

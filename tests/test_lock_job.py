@@ -101,14 +101,19 @@ def test_a_job_of_the_future_waits(client: qg.Client, database: Database) -> Non
         assert job.type == "MyJob"
 
 
-def test_a_job_finished_between_the_locks_snapshot_and_the_lock_isnt_worked_again(
-    client: qg.Client, database: Database
+FINISHED = "DELETE FROM que_jobs WHERE job_id = %s"
+FAILED = "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = %s"
+
+
+@pytest.mark.parametrize("settle", [FINISHED, FAILED], ids=["finished", "failed"])
+def test_a_job_settled_between_the_locks_snapshot_and_the_lock_isnt_worked_again(
+    client: qg.Client, database: Database, settle: str
 ) -> None:
     """The race of which Que's sources say that they don't know how to reproduce it reliably.
 
     Table locks queue up: ours in front, the lock statement behind it, and a deletion behind that.
     When ours goes, the lock statement reads its snapshot and takes the advisory lock; the deletion
-    comes next, and the check queues behind the deletion.
+    comes next, and the check queues behind the deletion. (Or a failure in place of the deletion.)
     """
     first, second = client.enqueue_batch([qg.Job("Gone"), qg.Job("Here")])
     pid = backend_pid(client)
@@ -120,18 +125,18 @@ def test_a_job_finished_between_the_locks_snapshot_and_the_lock_isnt_worked_agai
     locking.start()
     eventually(lambda: database.is_waiting_for_a_lock(pid), "lock_job in the queue")
 
-    def finish_the_first_job() -> None:
+    def settle_the_first_job() -> None:
         with worker.cursor() as cur:
             cur.execute("LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE")
-            cur.execute("DELETE FROM que_jobs WHERE job_id = %s", (first.id,))
+            cur.execute(settle, (first.id,))
         worker.commit()
 
-    finishing = threading.Thread(target=finish_the_first_job)
-    finishing.start()
+    settling = threading.Thread(target=settle_the_first_job)
+    settling.start()
     eventually(lambda: database.is_waiting_for_a_lock(worker.info.backend_pid), "the deletion in the queue")
     blocker.rollback()
     locking.join()
-    finishing.join()
+    settling.join()
     blocker.close()
     worker.close()
 
@@ -141,31 +146,51 @@ def test_a_job_finished_between_the_locks_snapshot_and_the_lock_isnt_worked_agai
     job.done()
 
 
-class AlwaysLate(qg.Client):
-    """A client whose jobs are always finished by somebody else before it can look again."""
+class Interrupted(qg.Client):
+    """A client that calls ``in_between`` instead of looking again at the job it has just locked."""
 
     def _lease(self):
         session = super()._lease()
         run = session.run
-
-        def run_late(statement, params=()):
-            if statement is self._table.check_job:
-                self.checks += 1
-                return []
-            return run(statement, params)
-
-        session.run = run_late
+        session.run = lambda statement, params=(): (
+            self.in_between() if statement is self._table.check_job else run(statement, params)
+        )
         return session
 
 
 def test_ten_lost_races_in_a_row_are_err_again_and_leave_no_lock(dsn: str, database: Database) -> None:
-    with AlwaysLate(dsn) as client:
-        client.checks = 0
+    races: list[None] = []
+    with Interrupted(dsn) as client:
+        client.in_between = lambda: races.append(None)
         client.enqueue(qg.Job("MyJob"))
         with pytest.raises(qg.ErrAgain):
             client.lock_job()
-        assert client.checks == 10
+        assert len(races) == 10
         assert database.locks() == []
+
+
+@pytest.mark.parametrize("trouble", [psycopg2.OperationalError("timeout"), KeyboardInterrupt()], ids=repr)
+def test_trouble_between_the_lock_and_the_check_closes_the_connection_that_holds_the_lock(
+    dsn: str, database: Database, trouble: BaseException
+) -> None:
+    def fail():
+        assert database.locks() == [1]
+        raise trouble
+
+    with Interrupted(dsn) as client:
+        client.in_between = fail
+        client.enqueue(qg.Job("MyJob"))
+        with pytest.raises(type(trouble)):
+            client.lock_job()
+        eventually(lambda: database.locks() == [] and database.sessions() == [])
+
+
+def test_only_the_job_that_is_worked_is_locked(client: qg.Client, database: Database) -> None:
+    first, second, *_ = client.enqueue_batch(qg.Job("MyJob") for _ in range(10))
+    with client.lock_job():
+        assert database.locks() == [first.id]
+        with client.lock_job():
+            assert database.locks() == [first.id, second.id]
 
 
 @pytest.mark.parametrize("args", ["[" * 3000 + "]" * 3000, "[" + "9" * 5000 + "]"], ids=["deep", "long number"])

@@ -1,0 +1,71 @@
+"""Arguments of any JSON shape come back as they went in."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg2
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Database
+
+import qg
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**40), 10**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    max_leaves=20,
+)
+
+
+@given(args=json_values)
+def test_args_come_back_as_they_went_in(client: qg.Client, args) -> None:
+    client.enqueue(qg.Job("MyJob", args))
+    with client.lock_job() as job:
+        assert job.args == args
+        assert type(job.args) is type(args)
+        job.delete()
+
+
+@given(args=st.lists(json_values, max_size=5))
+def test_the_args_of_a_batch_come_back_as_they_went_in(client: qg.Client, args) -> None:
+    client.enqueue_batch(qg.Job("MyJob", each) for each in args)
+    for each in args:
+        with client.lock_job() as job:
+            assert job.args == each
+            job.delete()
+
+
+@given(document=json_values, indent=st.none() | st.integers(0, 3), ascii_only=st.booleans())
+def test_a_raw_document_stays_what_it_is_to_the_byte(
+    client: qg.Client, database: Database, document, indent, ascii_only
+) -> None:
+    text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError:
+        return
+    client.enqueue(qg.Job("MyJob", raw))
+    with client.lock_job() as job:
+        assert database.value("SELECT args::text FROM que_jobs") == text
+        assert job.args == document
+        job.delete()
+
+
+@given(raw=st.binary(max_size=30) | st.text('[]{}",:0123456789.eE+-\\untrfalse \n').map(str.encode))
+def test_raw_bytes_are_refused_here_just_when_postgresql_refuses_them(
+    client: qg.Client, database: Database, raw: bytes
+) -> None:
+    try:
+        job = client.enqueue(qg.Job("MyJob", raw))
+    except qg.ErrInvalidJob:
+        try:
+            database.query("SELECT %s::json", (raw.decode("utf-8"),))
+        except (psycopg2.Error, ValueError):
+            return
+        raise AssertionError("PostgreSQL takes this document") from None
+    database.query("DELETE FROM que_jobs WHERE job_id = %s", (job.id,))

@@ -1,0 +1,273 @@
+"""Where connections come from: each kind of source, and what comes back to it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+import psycopg2.pool
+import psycopg_pool
+import pytest
+import sqlalchemy
+import sqlalchemy.ext.asyncio
+from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, parse_dsn
+from support import Database, eventually
+
+import qg
+
+
+def work_by_hand(client: qg.Client) -> None:
+    """One job through the whole API, on its own connection each time."""
+    client.enqueue(qg.Job("MyJob", [1]))
+    with client.lock_job() as job:
+        with job.tx.cursor() as cur:
+            cur.execute("SELECT 1")
+        job.delete()
+    assert client.stats() == []
+
+
+def url_of(dsn: str) -> str:
+    given = parse_dsn(dsn)
+    password = f":{given['password']}" if "password" in given else ""
+    query = "&".join(f"{key}={given[key]}" for key in ("host", "port") if key in given)
+    return f"postgresql://{given.get('user', '')}{password}@/{given['dbname']}?{query}"
+
+
+def test_a_dsn(dsn: str) -> None:
+    with qg.Client(dsn) as client:
+        work_by_hand(client)
+
+
+def test_a_url(dsn: str) -> None:
+    with qg.Client(url_of(dsn)) as client:
+        work_by_hand(client)
+
+
+@pytest.mark.parametrize("kind", [psycopg2.pool.ThreadedConnectionPool, psycopg2.pool.SimpleConnectionPool])
+def test_a_psycopg2_pool_keeps_its_connections(dsn: str, database: Database, kind: Any) -> None:
+    with closing_pool(kind(1, 3, dsn)) as pool:
+        with qg.Client(pool) as client:
+            work_by_hand(client)
+        # The client is closed, the pool isn't.
+        conn = pool.getconn()
+        assert conn.info.transaction_status == TRANSACTION_STATUS_IDLE
+        assert conn.autocommit is False
+        pool.putconn(conn)
+        assert len(database.sessions()) == 1
+
+
+class closing_pool:  # noqa: N801 - reads like contextlib.closing
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+
+    def __enter__(self) -> Any:
+        return self.pool
+
+    def __exit__(self, *exception: object) -> None:
+        self.pool.closeall()
+
+
+def test_a_sqlalchemy_engine_keeps_its_connections(dsn: str) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2)
+    with qg.Client(engine) as client:
+        work_by_hand(client)
+    assert engine.pool.checkedout() == 0
+    with engine.connect() as conn:
+        assert conn.scalar(sqlalchemy.text("SELECT 1")) == 1
+    engine.dispose()
+
+
+def test_a_callable_is_asked_for_a_connection_at_a_time(dsn: str) -> None:
+    opened = []
+
+    def connect() -> Any:
+        opened.append(psycopg2.connect(dsn))
+        return opened[-1]
+
+    with qg.Client(connect) as client:
+        work_by_hand(client)
+        assert len(opened) == 1
+    assert opened[0].closed
+
+
+def test_settings_that_a_callable_made_stay(dsn: str, database: Database) -> None:
+    def connect() -> Any:
+        conn = psycopg2.connect(dsn)
+        conn.cursor().execute("SET application_name = 'set by the callable'")
+        return conn
+
+    with qg.Client(connect) as client:
+        client.enqueue(qg.Job("MyJob"))
+        assert database.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'set by the callable'")
+
+
+def test_a_connection_is_used_whatever_its_settings_and_gets_them_back(dsn: str, database: Database) -> None:
+    def connect() -> Any:
+        conn = psycopg2.connect(dsn, cursor_factory=psycopg2.extras.RealDictCursor)
+        conn.set_session(isolation_level=ISOLATION_LEVEL_SERIALIZABLE, autocommit=True)
+        connections.append(conn)
+        return conn
+
+    connections: list[Any] = []
+    with qg.Client(connect) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with client.lock_job() as job:
+            assert job.conn.autocommit is False
+            with job.tx.cursor() as cur:
+                cur.execute("SHOW transaction_isolation")
+                assert cur.fetchone() == {"transaction_isolation": "serializable"}
+            job.delete()
+        assert connections[0].autocommit is True
+        assert connections[0].isolation_level == ISOLATION_LEVEL_SERIALIZABLE
+        qg.migrate(connect)
+        assert qg.schema_version(connect) == 3
+    for conn in connections:
+        conn.close()
+
+
+def test_what_a_handler_did_to_its_connection_is_undone_for_the_next_job(client: qg.Client) -> None:
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    modes: list[tuple] = []
+
+    def meddle(job: qg.Job) -> None:
+        modes.append((job.conn.autocommit, job.conn.isolation_level, job.conn.readonly))
+        job.conn.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=True)
+        job.conn.set_session(readonly=False)
+
+    with qg.WorkerPool(client, {"MyJob": meddle}, 1, interval=0.01):
+        eventually(lambda: len(modes) == 2)
+    assert modes == [(False, None, None)] * 2
+
+
+def test_idle_connections_are_kept_up_to_a_number(dsn: str, database: Database) -> None:
+    with qg.Client(dsn) as client:
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(20))
+        jobs = [client.lock_job() for _ in range(20)]
+        assert len(database.sessions()) == 20
+        for job in jobs:
+            job.done()
+        eventually(lambda: len(database.sessions()) == 16)
+
+
+def test_a_connection_that_died_while_idle_is_replaced_unnoticed(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    ((pid, _, _),) = database.sessions()
+    database.terminate(pid)
+    client.enqueue(qg.Job("MyJob"))
+    assert database.count() == 2
+
+
+@pytest.mark.parametrize("make", ["pool", "engine"])
+def test_a_connection_that_died_in_somebodys_pool_is_replaced_unnoticed(
+    dsn: str, database: Database, make: str
+) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn))
+    pool = psycopg2.pool.ThreadedConnectionPool(0, 5, dsn)
+    with qg.Client(engine if make == "engine" else pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        for pid, _, _ in database.sessions():
+            database.terminate(pid)
+        client.enqueue(qg.Job("MyJob"))
+        assert database.count() == 2
+    engine.dispose()
+    pool.closeall()
+
+
+@pytest.mark.parametrize("make", ["pool", "engine"])
+def test_a_transaction_that_somebody_left_open_in_their_pool_is_rolled_back(
+    dsn: str, database: Database, make: str
+) -> None:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_reset_on_return=None, pool_size=1
+    )
+
+    class Careless(psycopg2.pool.ThreadedConnectionPool):
+        def getconn(self, key: Any = None) -> Any:
+            conn = super().getconn(key)
+            conn.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
+            return conn
+
+    pool = Careless(1, 2, dsn)
+    if make == "engine":
+        proxy = engine.raw_connection()
+        proxy.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
+        proxy.close()
+    with qg.Client(engine if make == "engine" else pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+    assert [job[1] for job in database.jobs()] == ["MyJob"]
+    engine.dispose()
+    pool.closeall()
+
+
+def test_a_broken_connection_doesnt_go_back_to_its_pool(dsn: str, database: Database) -> None:
+    with closing_pool(psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)) as pool, qg.Client(pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        job = client.lock_job()
+        job.conn.close()
+        job.done()
+        with client.lock_job() as again:
+            assert again.id == job.id
+
+
+def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("Parent"))
+    child = os.fork()
+    if child == 0:
+        try:
+            client.enqueue(qg.Job("Child"))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    client.enqueue(qg.Job("Parent"))
+    assert sorted(job[1] for job in database.jobs()) == ["Child", "Parent", "Parent"]
+
+
+@pytest.mark.parametrize("source", [None, 5, b"postgresql:///app", {"dsn": "x"}, object()], ids=repr)
+def test_an_object_that_gives_no_connections_is_refused_and_told_what_would_do(source: Any) -> None:
+    with pytest.raises(TypeError, match="give a DSN or postgresql:// URL, a psycopg2 pool") as caught:
+        qg.Client(source)
+    assert isinstance(caught.value, qg.ErrUnusable)
+
+
+def test_a_single_connection_is_refused_with_the_reason(dsn: str) -> None:
+    with closing(psycopg2.connect(dsn)) as conn, pytest.raises(qg.ErrUnusable, match="every locked job owns one"):
+        qg.Client(conn)
+
+
+def test_an_engine_over_another_driver_is_refused(dsn: str) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", connect_args=parse_dsn(dsn))
+    with pytest.raises(qg.ErrUnusable, match=r"create it with a postgresql\+psycopg2:// URL"):
+        qg.Client(engine)
+
+
+def test_an_async_engine_is_refused() -> None:
+    engine = sqlalchemy.ext.asyncio.create_async_engine("postgresql+psycopg://")
+    with pytest.raises(qg.ErrUnusable, match="AsyncEngine"):
+        qg.Client(engine)
+
+
+def test_a_pool_of_psycopg_3_is_refused_and_gets_its_connection_back(dsn: str) -> None:
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1) as pool:
+        with pytest.raises(qg.ErrUnusable, match="instead of a psycopg2 connection"):
+            qg.Client(pool)
+        pool.putconn(pool.getconn(timeout=5))
+
+
+def test_a_callable_that_gives_something_else_is_refused() -> None:
+    with pytest.raises(qg.ErrUnusable, match="instead of a psycopg2 connection"):
+        qg.Client(lambda: "a connection, honestly")
+
+
+def test_a_bad_dsn_is_refused_without_repeating_it() -> None:
+    with pytest.raises(qg.ErrUnusable, match="neither a libpq DSN nor a postgresql:// URL") as caught:
+        qg.Client("app:hunter2@localhost/app")
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_database_that_isnt_there_is_psycopg2s_error() -> None:
+    with pytest.raises(psycopg2.OperationalError):
+        qg.Client("host=127.0.0.1 port=1 dbname=none")

@@ -1,0 +1,353 @@
+"""Pools: threads on one queue or several, their connections, their start and their end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import psycopg2.pool
+import pytest
+import sqlalchemy
+from psycopg2.extensions import parse_dsn
+from support import Database, eventually
+
+import qg
+
+SOON = 0.01
+
+
+class Gate:
+    """A handler that waits inside until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def __call__(self, job: qg.Job) -> None:
+        self.entered.release()
+        assert self.opened.wait(10)
+
+    def wait_for(self, jobs: int) -> None:
+        for _ in range(jobs):
+            assert self.entered.acquire(timeout=10)
+
+
+def test_a_pool_works_every_job_once(client: qg.Client, database: Database) -> None:
+    worked: list[int] = []
+    jobs = client.enqueue_batch(qg.Job("MyJob") for _ in range(200))
+    with qg.WorkerPool(client, {"MyJob": lambda job: worked.append(job.id)}, 4, interval=SOON):
+        eventually(lambda: database.count() == 0)
+    assert Counter(worked) == Counter(job.id for job in jobs)
+
+
+def test_workers_run_side_by_side_each_on_one_connection(client: qg.Client, database: Database) -> None:
+    gate = Gate()
+    client.enqueue_batch(qg.Job("MyJob") for _ in range(4))
+    with qg.WorkerPool(client, {"MyJob": gate}, 4, interval=SOON):
+        gate.wait_for(4)
+        assert len(database.locks()) == 4
+        # One each, and the one on which the client enqueued before was among them.
+        assert len(database.sessions()) == 4
+        gate.opened.set()
+        eventually(lambda: database.count() == 0)
+
+
+def test_pools_on_several_queues_keep_apart(client: qg.Client, database: Database) -> None:
+    worked: list[tuple[str, str]] = []
+    client.enqueue_batch(qg.Job("MyJob", queue=queue) for queue in ("a", "b", "c") for _ in range(10))
+
+    def pool(queue: str) -> qg.WorkerPool:
+        handlers = {"MyJob": lambda job: worked.append((queue, job.queue))}
+        return qg.WorkerPool(client, handlers, 2, queue=queue, interval=SOON)
+
+    with pool("a"), pool("b"):
+        eventually(lambda: database.count() == 10)
+    assert Counter(worked) == {("a", "a"): 10, ("b", "b"): 10}
+
+
+def test_pools_on_several_databases_keep_apart(client: qg.Client, database: Database, make_database: Any) -> None:
+    worked: list[str] = []
+    with qg.Client(make_database()) as other:
+        # The same ids in both databases: advisory locks are a database's own.
+        client.enqueue_batch(qg.Job("MyJob", "here") for _ in range(20))
+        other.enqueue_batch(qg.Job("MyJob", "there") for _ in range(20))
+        handlers = {"MyJob": lambda job: worked.append(job.args)}
+        with qg.WorkerPool(client, handlers, 2, interval=SOON), qg.WorkerPool(other, handlers, 2, interval=SOON):
+            eventually(lambda: not client.stats() and not other.stats())
+    assert Counter(worked) == {"here": 20, "there": 20}
+
+
+def test_a_pool_tries_at_once_and_again_after_its_interval(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=0.3):
+        eventually(lambda: database.count() == 0, timeout=0.3)
+        client.enqueue(qg.Job("MyJob"))
+        eventually(lambda: database.count() == 0)
+
+
+def test_the_work_map_may_be_replaced_until_the_start(client: qg.Client, database: Database) -> None:
+    pool = qg.WorkerPool(client, {}, 1, interval=SOON)
+    pool.work_map = {"MyJob": lambda job: None}
+    client.enqueue(qg.Job("MyJob"))
+    with pool:
+        eventually(lambda: database.count() == 0)
+
+
+def test_a_pool_of_nobody_is_a_pool(client: qg.Client) -> None:
+    pool = qg.WorkerPool(client, {}, 0)
+    pool.start()
+    assert pool.shutdown() is True
+
+
+def test_a_pool_works_the_queue_that_the_environment_names(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUE_QUEUE", "mail")
+    client.enqueue(qg.Job("MyJob", queue="mail"))
+    with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=SOON):
+        eventually(lambda: database.count() == 0)
+
+
+# Connections
+
+
+def test_a_pool_as_large_as_the_workers_is_enough(dsn: str, database: Database) -> None:
+    pool = psycopg2.pool.ThreadedConnectionPool(0, 3, dsn)
+    with qg.Client(pool) as client:
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(30))
+        with qg.WorkerPool(client, {"MyJob": lambda job: job.tx.cursor().execute("SELECT 1")}, 3, interval=SOON):
+            eventually(lambda: database.count() == 0)
+    pool.closeall()
+
+
+def test_a_psycopg2_pool_too_small_is_an_error_at_the_start(dsn: str, database: Database) -> None:
+    pool = psycopg2.pool.ThreadedConnectionPool(0, 3, dsn)
+    with qg.Client(pool) as client:
+        workers = qg.WorkerPool(client, {}, 5, queue="mail")
+        with pytest.raises(
+            qg.ErrTooFewConnections,
+            match="queue 'mail' needs 5 connections but the source gives 3: connection pool exhausted; raise its limit",
+        ):
+            workers.start()
+        # What it had leased is back.
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(3))
+        jobs = [client.lock_job() for _ in range(3)]
+        for job in jobs:
+            job.done()
+    pool.closeall()
+
+
+def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: str) -> None:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=1, pool_timeout=3600
+    )
+    with qg.Client(engine) as client, pytest.raises(qg.ErrTooFewConnections, match="source gives 2: that is all its pool has"):
+        qg.WorkerPool(client, {}, 3).start()
+    engine.dispose()
+
+
+def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Database) -> None:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), poolclass=sqlalchemy.pool.NullPool
+    )
+    with qg.Client(engine) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with qg.WorkerPool(client, {"MyJob": lambda job: None}, 3, interval=SOON):
+            eventually(lambda: database.count() == 0)
+
+
+# Shutdown
+
+
+def test_shutdown_lets_the_running_jobs_finish_and_takes_no_new_ones(client: qg.Client, database: Database) -> None:
+    gate = Gate()
+    client.enqueue_batch(qg.Job("MyJob") for _ in range(5))
+    pool = qg.WorkerPool(client, {"MyJob": gate}, 2, interval=SOON)
+    pool.start()
+    gate.wait_for(2)
+    results: list[bool] = []
+    stopping = threading.Thread(target=lambda: results.append(pool.shutdown()))
+    stopping.start()
+    eventually(lambda: pool._stopped)
+    gate.opened.set()
+    stopping.join()
+    assert results == [True]
+    assert (database.count(), database.locks()) == (3, [])
+
+
+def test_shutdown_with_a_timeout_says_which_jobs_still_run(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    client.enqueue(qg.Job("MyJob"))
+    pool = qg.WorkerPool(client, {"MyJob": gate}, 2, interval=SOON)
+    pool.start()
+    gate.wait_for(1)
+    assert pool.shutdown(timeout=0) is False
+    assert pool.shutdown(timeout=0.05) is False
+    assert "still_running id=1 type=MyJob" in caplog.text
+    gate.opened.set()
+    assert pool.shutdown(timeout=10) is True
+    assert database.count() == 0
+
+
+def test_shutdown_wakes_workers_that_sleep(client: qg.Client) -> None:
+    pool = qg.WorkerPool(client, {}, 3, interval=3600)
+    pool.start()
+    assert pool.shutdown(timeout=10) is True
+
+
+def test_shutdown_before_the_start_does_nothing(client: qg.Client, database: Database) -> None:
+    pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=SOON)
+    assert pool.shutdown() is True
+    client.enqueue(qg.Job("MyJob"))
+    pool.start()
+    eventually(lambda: database.count() == 0)
+    assert pool.shutdown() is True
+
+
+def test_shutdown_twice_is_shutdown_once(client: qg.Client) -> None:
+    pool = qg.WorkerPool(client, {}, 2, interval=SOON)
+    pool.start()
+    assert pool.shutdown() is True
+    assert pool.shutdown() is True
+
+
+def test_a_pool_starts_once_only(client: qg.Client, database: Database) -> None:
+    pool = qg.WorkerPool(client, {}, 1, interval=SOON)
+    pool.start()
+    with pytest.raises(qg.ErrPoolState, match="started already"):
+        pool.start()
+    assert len(database.sessions()) == 1
+    pool.shutdown()
+    with pytest.raises(qg.ErrPoolState, match="was shut down"):
+        pool.start()
+
+
+def test_handlers_may_shut_their_pool_down(client: qg.Client, database: Database) -> None:
+    answers: list[bool] = []
+    client.enqueue_batch(qg.Job("MyJob") for _ in range(2))
+    barrier = threading.Barrier(2)
+
+    def handler(job: qg.Job) -> None:
+        barrier.wait(10)
+        answers.append(pool.shutdown())
+
+    pool = qg.WorkerPool(client, {"MyJob": handler}, 2, interval=SOON)
+    pool.start()
+    eventually(lambda: len(answers) == 2)
+    assert answers == [False, False]
+    assert pool.shutdown(timeout=10) is True
+    assert database.count() == 0
+
+
+def test_a_signal_handler_may_shut_a_pool_down_while_shutdown_waits(client: qg.Client) -> None:
+    gate = Gate()
+    client.enqueue(qg.Job("MyJob"))
+    pool = qg.WorkerPool(client, {"MyJob": gate}, 1, interval=SOON)
+
+    def on_signal(signum: int, frame: Any) -> None:
+        assert pool.shutdown(timeout=0) is False
+        gate.opened.set()
+
+    before = signal.signal(signal.SIGALRM, on_signal)
+    try:
+        pool.start()
+        gate.wait_for(1)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert pool.shutdown(timeout=10) is True
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_in_the_middle_of_the_start_stops_every_worker(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal handler runs in the main thread, between the start of the first thread and the second."""
+    pool = qg.WorkerPool(client, {}, 3, interval=3600)
+    start = threading.Thread.start
+
+    def start_and_be_signalled(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "qg-worker--1":
+            pool.shutdown(timeout=0)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_signalled)
+    pool.start()
+    assert pool.shutdown(timeout=10) is True
+    assert [each.name for each in threading.enumerate() if each.name.startswith("qg-worker")] == []
+
+
+# A worker's own work() and shutdown()
+
+
+def in_thread(target: Any) -> threading.Thread:
+    thread = threading.Thread(target=target)
+    thread.start()
+    return thread
+
+
+def test_a_worker_works_until_shutdown(client: qg.Client, database: Database) -> None:
+    worker = qg.Worker(client, {"MyJob": lambda job: None}, interval=SOON)
+    thread = in_thread(worker.work)
+    client.enqueue(qg.Job("MyJob"))
+    eventually(lambda: database.count() == 0)
+    assert worker.shutdown() is True
+    assert worker.shutdown() is True
+    thread.join()
+
+
+def test_a_worker_shut_down_before_it_works_never_does(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": lambda job: None})
+    assert worker.shutdown() is True
+    worker.work()
+    assert database.count() == 1
+
+
+def test_shutdown_of_a_busy_worker_waits_no_longer_than_it_may(
+    client: qg.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": gate}, interval=SOON)
+    thread = in_thread(worker.work)
+    gate.wait_for(1)
+    assert worker.shutdown(timeout=0.01) is False
+    assert "still_running id=1 type=MyJob" in caplog.text
+    gate.opened.set()
+    assert worker.shutdown(timeout=10) is True
+    thread.join()
+
+
+def test_a_handler_may_shut_its_worker_down(client: qg.Client, database: Database) -> None:
+    answers: list[bool] = []
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": lambda job: answers.append(worker.shutdown())}, interval=SOON)
+    worker.work()
+    assert (answers, database.count()) == ([False], 0)
+
+
+def test_a_signal_ends_a_worker_that_sleeps_in_the_main_thread(client: qg.Client) -> None:
+    worker = qg.Worker(client, {}, interval=3600)
+    before = signal.signal(signal.SIGALRM, lambda signum, frame: worker.shutdown() and None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        began = time.monotonic()
+        worker.work()
+        assert time.monotonic() - began < 10
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_worker_works_in_one_thread_only(client: qg.Client) -> None:
+    worker = qg.Worker(client, {}, interval=3600)
+    thread = in_thread(worker.work)
+    eventually(lambda: worker._thread is not None)
+    with pytest.raises(qg.ErrPoolState, match="working already"):
+        worker.work()
+    assert worker.shutdown(timeout=10)
+    thread.join()
