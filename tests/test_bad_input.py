@@ -63,9 +63,7 @@ bad_jobs = pytest.mark.parametrize(("job", "message"), [bad[1:] for bad in BAD_J
 
 
 @bad_jobs
-def test_a_job_that_cant_be_stored_is_refused(
-    client: qg.Client, database: Database, job: Any, message: str
-) -> None:
+def test_a_job_that_cant_be_stored_is_refused(client: qg.Client, database: Database, job: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         client.enqueue(job)
     assert isinstance(caught.value, qg.ErrInvalidJob)

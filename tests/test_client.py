@@ -60,9 +60,7 @@ def test_stats_dont_count_locks_that_are_none_of_this_tables_jobs(
 
         # A lock that somebody holds counts once, whoever else waits for it.
         holder.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
-        waiting = threading.Thread(
-            target=lambda: waiter.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
-        )
+        waiting = threading.Thread(target=lambda: waiter.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,)))
         waiting.start()
         while not database.is_waiting_for_a_lock(waiter.info.backend_pid):
             pass

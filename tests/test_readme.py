@@ -1,0 +1,91 @@
+"""The README and the docs are true: every block of code runs, every test they name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Database, eventually
+
+import qg
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_every_python_block_runs_in_turn(
+    database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.query("CREATE TABLE users (id int PRIMARY KEY, greeted boolean NOT NULL DEFAULT false)")
+    database.query("INSERT INTO users VALUES (7), (8)")
+    try:
+        program: dict[str, Any] = {
+            "__name__": "readme",
+            "wait_for_the_end_of_your_program": lambda: eventually(lambda: database.count() == 0),
+        }
+        for block in blocks("python"):
+            exec(compile(block.replace("postgresql:///app", database.dsn), "README.md", "exec"), program)
+        program["conn"].close()
+        greeted = database.query("SELECT id FROM users WHERE greeted ORDER BY id")
+        assert greeted == [(7,), (8,)]
+        assert capsys.readouterr().out.startswith("mail GreetUser 2 0 0 ")
+        with program["client"] as client:
+            client.enqueue_batch([qg.Job("Greet", queue="x"), qg.Job("Greet", queue="x")])
+            database.query("UPDATE que_jobs SET error_count = 11 WHERE job_id = (SELECT max(job_id) FROM que_jobs)")
+            worker = qg.Worker(client, {"Greet": program["greet_if_awake"]}, queue="x")
+            assert [worker.work_one(), worker.work_one(), worker.work_one()] == [True, True, False]
+        assert database.value("SELECT count(*) FROM que_jobs WHERE queue = 'x' AND run_at > now()") == 1
+    finally:
+        database.query("DROP TABLE users")
+
+
+def test_the_commands_are_those_that_ci_runs() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    demo, tests = (block.strip() for block in blocks("sh"))
+    assert (demo, tests) == ("pip install '.[demo]' && qg demo", "pip install tox && tox")
+    assert "pip install tox && tox" in ci
+    assert "qg demo" in ci
+
+
+def test_the_options_of_the_client_are_all_in_the_table() -> None:
+    documented = re.findall(r"^\| `(\w+)=?` \|", README, re.MULTILINE)
+    assert documented == list(qg.Client.__init__.__annotations__)[:-1]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_example_in_the_packages_docstring_runs(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^::\n\n((?:    .*\n|\n)+)", qg.__doc__ or "", re.MULTILINE)
+    program: dict[str, Any] = {}
+    code = "\n".join(line[4:] for line in example.split("\n"))
+    exec(compile(code.replace("postgresql:///app", database.dsn), "qg", "exec"), program)
+    program["client"].close()
+    assert capsys.readouterr().out == "SendMail [42]\n"
+    assert database.count() == 0
+
+
+def test_the_package_imports_in_no_time() -> None:
+    code = "import sys, qg; print(sorted(m for m in sys.modules if m in ('click', 'rich', 'sqlalchemy', 'asyncio')))"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['asyncio']")
+    assert time.monotonic() - began < 30
