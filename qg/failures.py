@@ -31,8 +31,14 @@ def describe(error: BaseException) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     first = " ".join(f"{name}: {message}".split("\n"))[:_MAX_MESSAGE]
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return f"{first}\n{trace.rstrip()[-_MAX_TRACEBACK:]}"
+    return f"{first}\n{_trace(error)[-_MAX_TRACEBACK:]}"
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+    except Exception as broken:  # again the handler's own class
+        return f"<its traceback can't be written: formatting it raised {type(broken).__name__}>"
 
 
 def storable(text: str, conn: connection) -> str:

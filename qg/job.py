@@ -196,20 +196,26 @@ class Job:
         return locker is threading.current_thread() or not locker.is_alive()
 
     def _complete(self) -> None:
-        """Settle the job after its handler returned; raise what shows that it didn't succeed.
+        """Settle the job after its handler returned.
 
         The deletion is committed here, under the lock, so that a commit which fails can still be
         recorded before anybody else gets the job.
+
+        Raises:
+            ErrNotLocked, psycopg2.Error: if it was no success after all.
         """
         with self._mutex:
             if self._locked is None and self._ending is None:
                 raise ErrNotLocked(f"the handler of {self!r} called done() without delete() or error()")
-            if self._locked is None or self._ending is _Ending.FAILED:
-                return
-            locked = self._locked
-            self.delete()
-            if locked.session.in_transaction:
-                locked.session.commit()
+            if (locked := self._locked) is not None and not self._failed_by_hand:
+                self.delete()
+                if locked.session.in_transaction:
+                    locked.session.commit()
+
+    @property
+    def _failed_by_hand(self) -> bool:
+        """Whether the handler ended the attempt with error()."""
+        return self._ending is _Ending.FAILED
 
     def _fail(self, error: BaseException) -> bool:
         """Carry out what *error* means for the job; return whether that could be written.
@@ -246,6 +252,7 @@ class Job:
             locked.discard()
         else:
             set_error(describe(error))
+        self._row = locked.row
 
 
 class _Ending(Enum):

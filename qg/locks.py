@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from qg.verdicts import Reschedule
 __all__ = ["Keeper", "LockedRow"]
 
 _MAX_ERROR_COUNT = 2**31 - 1
+_RELOCK_PAUSES = (0.01, 0.03, 0.1, 0.3, 0.0)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class LockedRow:
         session = self.session if lent else self._keeper.lease()
         anew = LockedRow(session, self.as_locked, self._keeper, lent=lent)
         try:
-            if session.run(table.relock_job, (anew.row.id,))[0][0]:
+            if anew._try_lock():
                 if session.run(table.check_job, table.key(anew.row)):
                     return anew
                 anew.let_go()
@@ -145,6 +147,14 @@ class LockedRow:
             session.discard()
             raise
         return None
+
+    def _try_lock(self) -> bool:
+        # The server may take a moment to notice that the session which had the lock is gone.
+        for pause in _RELOCK_PAUSES:
+            if self.session.run(self._keeper.table.relock_job, (self.row.id,))[0][0]:
+                return True
+            time.sleep(pause)
+        return False
 
     def let_go(self) -> None:
         """Roll back what is open, unlock, and give the session back unless it is lent.

@@ -199,18 +199,17 @@ class Worker(Polling):
 
     def _settle(self, job: Job, error: BaseException | None, seconds: float) -> _Round:
         """Log how the job went; if it failed, record that first."""
-        if error is None:
+        recorded = error is None or job._fail(error)
+        if error is None and not job._failed_by_hand:
             self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
-            return _Round.WORKED
-        recorded = job._fail(error)
-        if isinstance(error, Reschedule):
+        elif isinstance(error, Reschedule):
             self._logger.info("job_rescheduled id=%d type=%s: %s", job.id, job.type, error)
         elif isinstance(error, Discard):
             self._logger.warning("job_discarded id=%d type=%s: %s", job.id, job.type, error)
         else:
+            text = describe(error) if error else job.last_error or ""
             trace = None if isinstance(error, PlainFailure) else error
-            first_line = describe(error).split("\n", 1)[0]
-            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, first_line, exc_info=trace)
+            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, text.split("\n", 1)[0], exc_info=trace)
         return _Round.WORKED if recorded else _Round.UNRECORDED
 
     def _sleep(self, seconds: float) -> None:

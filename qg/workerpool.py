@@ -74,8 +74,14 @@ class WorkerPool(Polling):
                 raise ErrPoolState("this pool was shut down; create another one")
             if self._started:
                 raise ErrPoolState("this pool was started already; create another one for more workers")
-            self._workers = self._hire()
             self._started = True
+            try:
+                self._workers = self._hire()
+            except BaseException:
+                self._started = False
+                raise
+            if self._stopped:  # by a signal that came meanwhile
+                self._ask_to_stop()
             for number, worker in enumerate(self._workers, start=1):
                 thread = threading.Thread(target=worker.work, name=f"qg-worker-{self.queue}-{number}", daemon=True)
                 thread.start()
@@ -101,8 +107,7 @@ class WorkerPool(Polling):
             if not self._started:
                 return True
             self._stopped = True
-        for worker in self._workers:
-            worker._ask_to_stop()
+        self._ask_to_stop()
         if threading.current_thread() in self._threads:
             return False
         for thread in self._threads:
@@ -118,6 +123,10 @@ class WorkerPool(Polling):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
+
+    def _ask_to_stop(self) -> None:
+        for worker in self._workers:
+            worker._ask_to_stop()
 
     def _hire(self) -> list[Worker]:
         work_map = checked(self.work_map)

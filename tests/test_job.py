@@ -510,6 +510,24 @@ def test_an_error_whose_session_is_gone_is_recorded_on_a_new_one(
     assert "job_unrecorded" not in caplog.text
 
 
+def test_the_server_gets_a_moment_to_notice_that_the_session_is_gone(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghost = database.connect()
+
+    def haunt(pause: float) -> None:
+        ghost.close()
+
+    client.enqueue(qg.Job("MyJob"))
+    with pytest.raises(RuntimeError), client.lock_job() as job:
+        database.terminate(job.conn.info.backend_pid)
+        # Stands for the session that is gone for us, and not yet for the server.
+        ghost.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
+        monkeypatch.setattr("qg.locks.time.sleep", haunt)
+        raise RuntimeError("lost")
+    assert database.jobs()[0][2] == 1
+
+
 def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(client: qg.Client, database: Database) -> None:
     client.enqueue(qg.Job("MyJob"))
     with pytest.raises(RuntimeError), client.lock_job() as job:

@@ -159,10 +159,13 @@ def test_an_unknown_type_is_an_error_in_gos_words(client: qg.Client, database: D
     assert database.jobs() == [(1, 'Some"Job', 1, 'unknown job type: "Some\\"Job"')]
 
 
-def test_a_handler_that_recorded_its_error_itself_keeps_it(client: qg.Client, database: Database) -> None:
+def test_a_handler_that_recorded_its_error_itself_keeps_it(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     client.enqueue(qg.Job("MyJob"))
-    work_one(client, lambda job: job.error("my own words"))
-    assert database.jobs() == [(1, "MyJob", 1, "my own words")]
+    work_one(client, lambda job: job.error("my own words\nand more of them"))
+    assert database.jobs() == [(1, "MyJob", 1, "my own words\nand more of them")]
+    assert caplog.records[-1].message == "job_failed id=1 type=MyJob: my own words"
 
 
 def test_what_is_written_after_error_is_rolled_back(client: qg.Client, database: Database) -> None:
@@ -254,7 +257,16 @@ def throw_away_the_statements(job: qg.Job) -> None:
     raise RuntimeError("threw everything away")
 
 
+class Unformattable(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("no notes")
+
+    __cause__ = property(__notes__.fget)  # type: ignore[assignment]
+
+
 HOSTILE = [
+    (raising(Unformattable("x")), "test_worker.Unformattable: x"),
     (raising(SystemExit(1)), "SystemExit: 1"),
     (raising(asyncio.CancelledError()), "asyncio.exceptions.CancelledError: "),
     (raising(GeneratorExit()), "GeneratorExit: "),

@@ -284,6 +284,21 @@ def test_a_signal_in_the_middle_of_the_start_stops_every_worker(
     assert [each.name for each in threading.enumerate() if each.name.startswith("qg-worker")] == []
 
 
+def test_a_signal_while_the_connections_are_leased_stops_every_worker(dsn: str, database: Database) -> None:
+    class Signalled(qg.Client):
+        def _lease(self) -> Any:
+            if len(database.sessions()) == 2:
+                pool.shutdown(timeout=0)
+            return super()._lease()
+
+    with Signalled(dsn) as client:
+        client.enqueue(qg.Job("MyJob"))
+        pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 3, interval=3600)
+        pool.start()
+        assert pool.shutdown(timeout=10) is True
+    assert database.count() == 1
+
+
 # A worker's own work() and shutdown()
 
 
