@@ -22,7 +22,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, par
 
 from qg.errors import ErrUnusable
 
-__all__ = ["Lease", "Source", "plain_cursor", "source_from", "transaction"]
+__all__ = ["Lease", "Source", "is_quiet", "plain_cursor", "source_from", "transaction"]
 
 # Connections an owned source keeps open between leases; what comes back beyond that is closed.
 _MAX_IDLE = 16
@@ -133,7 +133,7 @@ class _Owned:
             # connection without a word to the server in a process that didn't open it.
             self._forget()
         while (conn := self._pop()) is not None:
-            if _is_quiet(conn):
+            if is_quiet(conn):
                 return Lease(conn, partial(self._take_back, conn))
             _close(conn)
         conn = self._open()
@@ -192,9 +192,13 @@ class _Pool:
     def _give_back(self, conn: connection, reusable: bool) -> None:
         if not reusable:
             _close(conn)
-        with self._mutex:
-            # Every pool of this kind throws a closed connection away.
-            self._pool.putconn(conn)
+        try:
+            with self._mutex:
+                # Every pool of this kind throws a closed connection away.
+                self._pool.putconn(conn)
+        except psycopg2.pool.PoolError:
+            # The pool was closed meanwhile and wants nothing back.
+            _close(conn)
 
     def spare(self) -> None:
         """Unknown; a pool of psycopg2 says at once when it has none."""
@@ -251,7 +255,7 @@ def _require_psycopg2(conn: object, origin: object) -> connection:
 
 def _is_fit(conn: connection) -> bool:
     """Whether a pool's connection can be used; rolls back what its last user left open."""
-    if not _is_quiet(conn):
+    if not is_quiet(conn):
         return False
     try:
         if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
@@ -261,7 +265,7 @@ def _is_fit(conn: connection) -> bool:
     return True
 
 
-def _is_quiet(conn: connection) -> bool:
+def is_quiet(conn: connection) -> bool:
     """Whether nothing has arrived on an idle connection; what arrives there is its end.
 
     Costs no round trip: a server that went away, or ended the session, leaves the socket readable.

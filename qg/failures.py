@@ -6,7 +6,7 @@ import traceback
 
 from psycopg2.extensions import connection
 
-__all__ = ["PlainFailure", "describe", "storable"]
+__all__ = ["PlainFailure", "describe", "one_line", "storable"]
 
 # As many characters as Ruby Que's tables keep of each from version 4 on.
 _MAX_MESSAGE = 500
@@ -39,6 +39,11 @@ def _trace(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
     except Exception as broken:  # again the handler's own class
         return f"<its traceback can't be written: formatting it raised {type(broken).__name__}>"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of *error* on one line, for a log or a sentence; psycopg2's have several."""
+    return " ".join(str(error).split())
 
 
 def storable(text: str, conn: connection) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qg.backoff import MAX_SECONDS, Backoff, exponential
-from qg.failures import storable
+from qg.failures import one_line, storable
 from qg.session import Session
 from qg.tables import Row, Statement, Table
 from qg.verdicts import Reschedule
@@ -177,7 +177,9 @@ class LockedRow:
             session.discard()
             if not isinstance(trouble, Exception):
                 raise  # Ctrl-C, after which the lock is gone all the same
-            self._keeper.logger.warning("unlock_failed id=%d: %s; its session was closed", self.row.id, trouble)
+            self._keeper.logger.warning(
+                "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
+            )
 
     def _abandon_transaction(self) -> None:
         self._deleted_in = None
@@ -211,11 +213,9 @@ class LockedRow:
 
     def give_up_session(self, trouble: Exception) -> None:
         """Close the session, which frees the lock, because of *trouble* when writing on it."""
-        self._keeper.logger.warning(
-            "session_given_up id=%d: %s; trying on a new one", self.row.id, str(trouble).strip()
-        )
+        self._keeper.logger.warning("session_given_up id=%d: %s; trying on a new one", self.row.id, one_line(trouble))
         self.session.discard()
 
     def log_unrecorded(self, trouble: Exception) -> None:
         """Log that what became of the attempt couldn't be written."""
-        self._keeper.logger.error("job_unrecorded id=%d: %s", self.row.id, str(trouble).strip())
+        self._keeper.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))

@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 
+from qg.failures import one_line
+
 __all__ = ["Outage"]
 
 
@@ -29,7 +31,7 @@ class Outage:
             self._logger.error(
                 "database_unreachable %s: %s; trying again until it is back",
                 type(cause).__name__,
-                str(cause).strip(),
+                one_line(cause),
             )
 
     def over_for(self, worker: object) -> None:

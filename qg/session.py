@@ -17,7 +17,7 @@ from psycopg2.extensions import (
     cursor,
 )
 
-from qg.connections import Source, plain_cursor, transaction
+from qg.connections import Source, is_quiet, plain_cursor, transaction
 from qg.tables import PREPARED_NAMES, Statement, Table, detect
 
 __all__ = ["Session", "find_table", "prepare_statements"]
@@ -57,6 +57,11 @@ class Session:
     def idle(self) -> bool:
         """Whether the connection is open, in no transaction and in no statement."""
         return not self.conn.closed and self._status == TRANSACTION_STATUS_IDLE
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is idle and the server, as far as we can see, still there."""
+        return self.idle and is_quiet(self.conn)
 
     @property
     def in_transaction(self) -> bool:
@@ -104,12 +109,14 @@ class Session:
         """
         if self._returned:
             return
-        if not self.idle:
-            self.discard()
-            return
-        self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+        try:
+            if self.idle:
+                self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+        except psycopg2.Error:
+            self.conn.close()
+        reusable = self.idle
         self._returned = True
-        self._lease.give_back(True)
+        self._lease.give_back(reusable)
 
     def discard(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""

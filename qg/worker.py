@@ -218,7 +218,7 @@ class Worker(Polling):
                 self._wakeups.get(timeout=seconds)
 
     def _own_session(self) -> Session:
-        if self._session is None or not self._session.idle:
+        if self._session is None or not self._session.alive:
             self._discard_session()
             self._session = self._client._lease()
         return self._session

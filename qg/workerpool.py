@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qg.client import Client
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
+from qg.failures import one_line
 from qg.handlers import WorkMap, checked
 from qg.outage import Outage
 from qg.polling import Polling
@@ -152,7 +153,7 @@ class WorkerPool(Polling):
                 session.give_back()
             if isinstance(error, QgError) or not isinstance(error, Exception):
                 raise
-            raise self._too_few(len(sessions), str(error).strip()) from error
+            raise self._too_few(len(sessions), one_line(error)) from error
         return sessions
 
     def _too_few(self, given: int, cause: str) -> ErrTooFewConnections:

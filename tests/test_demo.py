@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "binary").write_bytes(b"a\x00b")
     os.mkfifo(folder / "pipe")
     (folder / "nowhere").symlink_to(folder / "gone")
+    Path(os.fsdecode(bytes(folder) + b"/\xff.txt")).write_text("a name that is no UTF-8, so no JSON either")
     return folder
 
 
@@ -242,5 +243,9 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def test_the_version_is_the_packages() -> None:
-    assert run("--version").output == f"qg, version {qg.__version__}\n"
+def test_the_entry_point_tells_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["qg", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"qg, version {qg.__version__}\n"

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -517,13 +518,14 @@ def test_the_server_gets_a_moment_to_notice_that_the_session_is_gone(
 
     def haunt(pause: float) -> None:
         ghost.close()
+        eventually(lambda: database.locks() == [])
 
     client.enqueue(qg.Job("MyJob"))
     with pytest.raises(RuntimeError), client.lock_job() as job:
         database.terminate(job.conn.info.backend_pid)
         # Stands for the session that is gone for us, and not yet for the server.
         ghost.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
-        monkeypatch.setattr("qg.locks.time.sleep", haunt)
+        monkeypatch.setattr("qg.locks.time", SimpleNamespace(sleep=haunt))
         raise RuntimeError("lost")
     assert database.jobs()[0][2] == 1
 

@@ -44,6 +44,23 @@ def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureF
             eventually(lambda outage=outage: len(messages(caplog, "database_back")) == outage)
 
 
+def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sleeping() -> bool:
+        ((_, state, query),) = database.sessions()
+        return state == "idle" and "que_lock_job" in query
+
+    with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=3600) as pool:
+        eventually(sleeping)
+        ((pid, _, _),) = database.sessions()
+        database.terminate(pid)
+        client.enqueue(qg.Job("MyJob"))
+        pool._workers[0]._wakeups.put(None)
+        eventually(lambda: database.count() == 0)
+    assert messages(caplog, "database_unreachable") == []
+
+
 def test_a_job_cut_off_while_it_ran_is_run_again_and_its_writes_are_gone(network: Network, database: Database) -> None:
     attempts: list[int] = []
 

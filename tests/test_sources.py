@@ -212,6 +212,30 @@ def test_a_broken_connection_doesnt_go_back_to_its_pool(dsn: str, database: Data
             assert again.id == job.id
 
 
+def test_a_pool_that_was_closed_under_a_job_doesnt_keep_done_from_ending(dsn: str, database: Database) -> None:
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
+    with qg.Client(pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        job = client.lock_job()
+        pool.closeall()
+        job.done()
+    assert job.conn is None
+
+
+def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: str, database: Database) -> None:
+    def connect() -> Any:
+        conn = psycopg2.connect(dsn)
+        conn.set_session(isolation_level=ISOLATION_LEVEL_SERIALIZABLE, autocommit=True)
+        return conn
+
+    with qg.Client(connect) as client:
+        session = client._lease()
+        database.terminate(session.conn.info.backend_pid)
+        session.give_back()
+        assert session.conn.closed
+        assert client.stats() == []
+
+
 def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, database: Database) -> None:
     client.enqueue(qg.Job("Parent"))
     child = os.fork()

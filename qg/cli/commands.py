@@ -11,6 +11,7 @@ import psycopg2
 import qg as package
 from qg.cli import demo
 from qg.cli.server import temporary_server
+from qg.failures import one_line
 
 __all__ = ["qg"]
 
@@ -43,7 +44,7 @@ def run_demo(path: Path, dsn: str | None, workers: int) -> None:
             with temporary_server() as server_dsn:
                 done = demo.run(server_dsn, files, workers)
     except (package.QgError, psycopg2.Error, OSError) as error:
-        raise _CannotRun(" ".join(str(error).split())) from error
+        raise _CannotRun(one_line(error)) from error
     sys.exit(0 if done else 1)
 
 
