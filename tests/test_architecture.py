@@ -42,29 +42,6 @@ ORDER = [
     "cli",
 ]
 
-# What the port of Go's qg is called here.
-PORTED = [
-    "Client",
-    "Conner",
-    "Discard",
-    "ErrAgain",
-    "ErrMissingType",
-    "Job",
-    "JobStats",
-    "QgError",
-    "Queryer",
-    "Reschedule",
-    "Txer",
-    "WorkFunc",
-    "WorkMap",
-    "Worker",
-    "WorkerPool",
-    "migrate",
-    "prepare_statements",
-    "schema_version",
-    "testing",
-]
-
 
 def room(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
@@ -120,10 +97,6 @@ def test_what_a_module_lists_as_public_exists(path: Path) -> None:
     module = importlib.import_module(name)
     for public in module.__all__:
         assert hasattr(module, public), public
-
-
-def test_every_name_of_the_port_is_public() -> None:
-    assert set(PORTED) <= set(qg.__all__)
 
 
 def test_everything_public_is_documented() -> None:
