@@ -8,6 +8,7 @@ what it opened.
 from __future__ import annotations
 
 import os
+import re
 import select
 import threading
 from collections.abc import Callable, Iterator
@@ -103,14 +104,19 @@ def plain_cursor(conn: connection) -> cursor:
 
 
 def _connector(dsn: str) -> Callable[[], connection]:
+    # No message here may repeat the string, or a part of it: it can hold a password.
     try:
-        parse_dsn(dsn)
+        parts = parse_dsn(dsn)
     except psycopg2.ProgrammingError:
-        # libpq's message repeats the string, which may hold a password.
         raise ErrUnusable(
             "the source string is neither a libpq DSN nor a postgresql:// URL; "
             "write it like 'postgresql://user@host/dbname' or 'host=… dbname=…'"
         ) from None
+    if "@" in parts.get("host", "")[1:] or not re.fullmatch(r"[\d,]*", parts.get("port", "")):
+        raise ErrUnusable(
+            "the source URL's host or port can't be right, so its password probably isn't escaped; "
+            "write @ : / and # in it as %40 %3A %2F and %23"
+        )
     return lambda: psycopg2.connect(dsn)
 
 

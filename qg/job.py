@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import connection
 
-from qg.errors import ErrNotLocked
+from qg.errors import ErrInvalidOption, ErrNotLocked
 from qg.failures import describe
 from qg.locks import LockedRow
 from qg.tables import Row
@@ -128,10 +128,16 @@ class Job:
         On the job's connection: an open transaction is rolled back, so that nothing of the failed
         attempt stays; the record is committed at once. Call done() afterwards all the same.
 
+        Args:
+            message: a text of any length, usually ``Class: message`` and a traceback below it.
+
         Raises:
+            ErrInvalidOption: if *message* is no string.
             ErrNotLocked: if the job isn't locked.
             psycopg2.Error: if the record can't be written.
         """
+        if not isinstance(message, str):
+            raise ErrInvalidOption(f"an error's message must be a string, not {type(message).__name__}")
         with self._mutex:
             if locked := self._held("error"):
                 locked.set_error(message)
@@ -166,12 +172,15 @@ class Job:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> bool:
+        recorded = False
         try:
-            if error is not None and not isinstance(error, KeyboardInterrupt):
-                self._fail(error)
+            if isinstance(error, KeyboardInterrupt):
+                self._abandon()
+            elif error is not None:
+                recorded = self._fail(error)
         finally:
             self.done()
-        return isinstance(error, (Reschedule, Discard))
+        return recorded and isinstance(error, (Reschedule, Discard))
 
     def _held(self, method: str) -> LockedRow | None:
         if self._locked is not None:
@@ -208,9 +217,16 @@ class Job:
             if self._locked is None and self._ending is None:
                 raise ErrNotLocked(f"the handler of {self!r} called done() without delete() or error()")
             if (locked := self._locked) is not None and not self._failed_by_hand:
-                self.delete()
+                if self._ending is not _Ending.DELETED or not locked.deletion_stands():
+                    self.delete()
                 if locked.session.in_transaction:
                     locked.session.commit()
+
+    def _abandon(self) -> None:
+        """Undo what isn't committed yet, so that done() has nothing to commit: nobody finished it."""
+        with self._mutex:
+            if self._locked is not None:
+                self._locked.abandon()
 
     @property
     def _failed_by_hand(self) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg2
+
 from qg.backoff import MAX_SECONDS, Backoff, exponential
 from qg.failures import one_line, storable
 from qg.session import Session
@@ -78,9 +80,9 @@ class LockedRow:
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
         table = self._keeper.table
-        ((count, transaction),) = self._write(table.destroy_job, table.key(self.row))
+        ((count, transaction),) = self._run(table.destroy_job, table.key(self.row))
         if count == 0:
-            ((count, _),) = self._write(table.destroy_job_by_id, (self.row.id,))
+            ((count, _),) = self._run(table.destroy_job_by_id, (self.row.id,))
             if count:
                 self._log_edited("deleted")
             elif self._deleted_in is None:
@@ -99,6 +101,21 @@ class LockedRow:
         ((pending,),) = self.session.run_in_transaction(self._keeper.table.deletion_pending, params)
         return bool(pending)
 
+    def deletion_stands(self) -> bool:
+        """Whether the job is gone as things are, in the open transaction or for good.
+
+        Raises:
+            psycopg2.Error: if the transaction was aborted or lost.
+        """
+        return not self._run(self._keeper.table.job_exists, (self.row.id,))
+
+    def abandon(self) -> None:
+        """Roll back what is open. A session that can't do that is closed, which does it too."""
+        try:
+            self._abandon_transaction()
+        except psycopg2.Error as trouble:
+            self.give_up_session(trouble)
+
     def set_error(self, message: str) -> None:
         """Roll back what is open; count one failure of this attempt with *message*, and commit.
 
@@ -108,9 +125,9 @@ class LockedRow:
         table = self._keeper.table
         count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
         change = (count, self._keeper.seconds_until_retry(count), storable(message, self.session.conn))
-        changed = self._write(table.set_error, (*change, *table.key(self.row)))
+        changed = self._run(table.set_error, (*change, *table.key(self.row)))
         if not changed:
-            changed = self._write(table.set_error_by_id, (*change, self.row.id))
+            changed = self._run(table.set_error_by_id, (*change, self.row.id))
             if changed:
                 self._log_edited("marked as failed")
         self._keep(changed, "record its error")
@@ -119,7 +136,7 @@ class LockedRow:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         self._abandon_transaction()
         at = None if verdict.at is None else verdict.at.isoformat()
-        changed = self._write(self._keeper.table.reschedule, (at, verdict.after, self.row.id))
+        changed = self._run(self._keeper.table.reschedule, (at, verdict.after, self.row.id))
         self._keep(changed, "reschedule it")
 
     def discard(self) -> None:
@@ -146,6 +163,9 @@ class LockedRow:
         except BaseException:
             session.discard()
             raise
+        self._keeper.logger.warning(
+            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
+        )
         return None
 
     def _try_lock(self) -> bool:
@@ -186,7 +206,7 @@ class LockedRow:
         if self.session.in_transaction:
             self.session.rollback()
 
-    def _write(self, statement: Statement, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _run(self, statement: Statement, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if self.session.in_transaction:
             return self.session.run_in_transaction(statement, params)
         return self.session.run(statement, params)
@@ -213,7 +233,9 @@ class LockedRow:
 
     def give_up_session(self, trouble: Exception) -> None:
         """Close the session, which frees the lock, because of *trouble* when writing on it."""
-        self._keeper.logger.warning("session_given_up id=%d: %s; trying on a new one", self.row.id, one_line(trouble))
+        self._keeper.logger.warning(
+            "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
+        )
         self.session.discard()
 
     def log_unrecorded(self, trouble: Exception) -> None:

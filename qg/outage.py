@@ -43,4 +43,4 @@ class Outage:
             last = not self._affected
             seconds = time.monotonic() - self._began
         if last:
-            self._logger.info("database_back after=%.1fs", seconds)
+            self._logger.warning("database_back after=%.1fs", seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 
 from qg.backoff import MAX_SECONDS
@@ -26,9 +25,9 @@ class Reschedule(Exception):  # noqa: N818 - a verdict, not an error
     def __init__(self, *, at: datetime | None = None, after: float | None = None) -> None:
         if (at is None) == (after is None):
             raise ErrInvalidOption("Reschedule takes either at= or after=; give exactly one")
-        if at is not None and at.utcoffset() is None:
-            raise ErrInvalidOption(f"Reschedule(at={at!r}) has no time zone; give an aware datetime")
-        if after is not None and not (math.isfinite(after) and 0 <= after <= MAX_SECONDS):
+        if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
+            raise ErrInvalidOption(f"Reschedule(at={at!r}) is no aware datetime; give one with a time zone")
+        if after is not None and not (isinstance(after, (int, float)) and 0 <= after <= MAX_SECONDS):
             raise ErrInvalidOption(f"Reschedule(after={after!r}) must lie between 0 and {MAX_SECONDS} seconds")
         super().__init__(f"run again at {at.isoformat()}" if at else f"run again after {after} s")
         self.at = at

@@ -191,6 +191,7 @@ class Worker(Polling):
             job._complete()
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():
+                job._abandon()
                 raise  # somebody wants this process to end; the job is no worse for it
             return error
         except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker

@@ -157,12 +157,23 @@ def test_reschedule_takes_one_of_at_and_after(arguments: Any) -> None:
         qg.Reschedule(**arguments)
 
 
-@pytest.mark.parametrize("after", [-1, math.nan, math.inf, 1e12])
-def test_reschedule_refuses_a_delay_out_of_bounds(after: float) -> None:
+@pytest.mark.parametrize("after", [-1, math.nan, math.inf, 1e12, "5"])
+def test_reschedule_refuses_a_delay_out_of_bounds(after: Any) -> None:
     with pytest.raises(qg.ErrInvalidOption, match="must lie between 0 and"):
         qg.Reschedule(after=after)
 
 
-def test_reschedule_refuses_a_naive_time() -> None:
-    with pytest.raises(qg.ErrInvalidOption, match="no time zone"):
-        qg.Reschedule(at=datetime(2030, 1, 1))
+@pytest.mark.parametrize("at", [datetime(2030, 1, 1), date(2030, 1, 1), "2030-01-01"])
+def test_reschedule_refuses_a_time_without_a_zone(at: Any) -> None:
+    with pytest.raises(qg.ErrInvalidOption, match="is no aware datetime"):
+        qg.Reschedule(at=at)
+
+
+@pytest.mark.parametrize("message", [None, 5, b"bytes"])
+def test_an_error_message_must_be_a_string(client: qg.Client, database: Database, message: Any) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    with client.lock_job() as job:
+        with pytest.raises(qg.ErrInvalidOption, match="must be a string"):
+            job.error(message)
+        job.delete()
+    assert database.count() == 0

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from support import Database, eventually
+from support import Database, Network, eventually
 
 import qg
 
@@ -456,9 +456,20 @@ def test_ctrl_c_releases_the_job_without_blaming_it(client: qg.Client, database:
     client.enqueue(qg.Job("MyJob"))
     with pytest.raises(KeyboardInterrupt), client.lock_job() as job:
         write(job)
+        job.delete()
         raise KeyboardInterrupt
     assert database.jobs() == [(1, "MyJob", 0, None)]
     assert (all_written(database), database.locks()) == ([], [])
+
+
+def test_ctrl_c_on_a_lost_session_is_ctrl_c(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    with pytest.raises(KeyboardInterrupt), client.lock_job() as job:
+        write(job)
+        job.delete()
+        database.terminate(job.conn.info.backend_pid)
+        raise KeyboardInterrupt
+    assert database.jobs() == [(1, "MyJob", 0, None)]
 
 
 def test_reschedule_moves_the_job_and_counts_no_error(client: qg.Client, database: Database) -> None:
@@ -488,6 +499,15 @@ def test_rescheduling_a_job_that_was_removed_is_only_logged(
         raise qg.Reschedule(after=0)
     assert database.count() == 0
     assert "nothing left to reschedule it" in caplog.text
+
+
+def test_a_verdict_that_cant_be_carried_out_passes_on(network: Network, database: Database) -> None:
+    with qg.Client(network.dsn) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with pytest.raises(qg.Reschedule), client.lock_job():
+            network.cut()
+            raise qg.Reschedule(after=60)
+    assert database.value("SELECT run_at <= now() FROM que_jobs")
 
 
 def test_discard_drops_the_job_and_what_it_wrote(client: qg.Client, database: Database) -> None:
@@ -530,7 +550,9 @@ def test_the_server_gets_a_moment_to_notice_that_the_session_is_gone(
     assert database.jobs()[0][2] == 1
 
 
-def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(client: qg.Client, database: Database) -> None:
+def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     client.enqueue(qg.Job("MyJob"))
     with pytest.raises(RuntimeError), client.lock_job() as job:
         database.terminate(job.conn.info.backend_pid)
@@ -538,6 +560,7 @@ def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(client: 
         raise RuntimeError("lost")
     assert other.id == job.id
     assert database.jobs() == [(1, "MyJob", 0, None)]
+    assert "job_moved_on id=1" in caplog.text
     other.done()
 
 

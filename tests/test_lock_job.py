@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import psycopg2
@@ -195,8 +197,11 @@ def test_only_the_job_that_is_worked_is_locked(client: qg.Client, database: Data
 
 @pytest.mark.parametrize("args", ["[" * 3000 + "]" * 3000, "[" + "9" * 5000 + "]"], ids=["deep", "long number"])
 def test_a_job_that_python_cant_read_is_that_jobs_error_and_the_next_one_comes(
-    client: qg.Client, database: Database, args: str, monkeypatch: pytest.MonkeyPatch
+    client: qg.Client, database: Database, args: str
 ) -> None:
+    with suppress(ValueError, RecursionError):
+        json.loads(args)
+        pytest.skip("this Python reads arguments as deep as PostgreSQL nests them")
     database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (args,))
     good = client.enqueue(qg.Job("Good"))
     with client.lock_job() as job:

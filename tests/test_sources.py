@@ -292,6 +292,13 @@ def test_a_bad_dsn_is_refused_without_repeating_it() -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:s3cret@pw@localhost/db", "postgresql://u:s3/cret@localhost/db"])
+def test_a_url_whose_password_isnt_escaped_is_refused_without_repeating_a_part_of_it(url: str) -> None:
+    with pytest.raises(qg.ErrUnusable, match="password probably isn't escaped") as caught:
+        qg.Client(url)
+    assert not {"s3", "s3cret", "pw", "cret"} & set(str(caught.value).replace("/", " ").split())
+
+
 def test_a_database_that_isnt_there_is_psycopg2s_error() -> None:
     with pytest.raises(psycopg2.OperationalError):
         qg.Client("host=127.0.0.1 port=1 dbname=none")

@@ -88,6 +88,29 @@ def test_a_handler_may_delete_and_commit_by_itself(
     assert "job_gone" not in caplog.text
 
 
+class Archived(qg.Job):
+    def delete(self) -> None:
+        write(self, self.id)
+        super().delete()
+
+
+@pytest.mark.parametrize("ending", ["open", "committed", "rolled back"])
+def test_an_override_of_delete_runs_again_only_if_its_deletion_was_undone(
+    dsn: str, database: Database, ending: str
+) -> None:
+    def handler(job: qg.Job) -> None:
+        job.delete()
+        if ending == "committed":
+            job.tx.commit()
+        elif ending == "rolled back":
+            job.tx.rollback()
+
+    with qg.Client(dsn, job_class=Archived) as client:
+        client.enqueue(qg.Job("MyJob"))
+        work_one(client, handler)
+    assert (database.count(), all_written(database)) == (0, [1])
+
+
 def test_a_handler_may_delete_and_call_done_by_itself(client: qg.Client, database: Database) -> None:
     def handler(job: qg.Job) -> None:
         job.delete()
@@ -363,11 +386,16 @@ def test_an_override_of_error_that_fails_doesnt_lose_the_error(dsn: str, databas
 
 
 def test_ctrl_c_ends_work_and_releases_the_job_unblamed(client: qg.Client, database: Database) -> None:
+    def handler(job: qg.Job) -> None:
+        write(job)
+        job.delete()
+        raise KeyboardInterrupt
+
     client.enqueue(qg.Job("MyJob"))
     with pytest.raises(KeyboardInterrupt):
-        qg.Worker(client, {"MyJob": raising(KeyboardInterrupt())}).work()
+        qg.Worker(client, {"MyJob": handler}).work()
     assert database.jobs() == [(1, "MyJob", 0, None)]
-    assert database.locks() == []
+    assert (all_written(database), database.locks()) == ([], [])
 
 
 def test_a_keyboard_interrupt_raised_in_a_thread_is_that_jobs_error(client: qg.Client, database: Database) -> None:

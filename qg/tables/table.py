@@ -101,6 +101,8 @@ class Table:
     # (key), (id) -> how many rows went, and the transaction they went in.
     destroy_job: Statement
     destroy_job_by_id: Statement
+    # (id) -> one row if the job is there.
+    job_exists: Statement
     # (transaction, id) -> whether we are in that transaction and the job is gone in it.
     deletion_pending: Statement
     # (error count, seconds, message, key or id) -> the job.

@@ -52,6 +52,7 @@ SELECT {_COLUMNS} FROM due WHERE locked LIMIT 1
 """,
 )
 
+# Has its name only for those who call prepare_statements(); it is sent in full.
 _CHECK_JOB = Statement(
     name="que_check_job",
     fresh_snapshot=True,
@@ -85,6 +86,8 @@ WITH destroyed AS (DELETE FROM que_jobs WHERE job_id = $1::bigint RETURNING job_
 SELECT count(*), txid_current() FROM destroyed
 """
 )
+
+_JOB_EXISTS = Statement("SELECT true FROM que_jobs WHERE job_id = $1::bigint")
 
 # A handler can roll back to before the deletion, or commit it and begin another transaction.
 _DELETION_PENDING = Statement(
@@ -173,6 +176,7 @@ TABLE = Table(
     unlock_all=_UNLOCK_ALL,
     destroy_job=_DESTROY_JOB,
     destroy_job_by_id=_DESTROY_JOB_BY_ID,
+    job_exists=_JOB_EXISTS,
     deletion_pending=_DELETION_PENDING,
     set_error=_SET_ERROR,
     set_error_by_id=_SET_ERROR_BY_ID,
