@@ -18,7 +18,13 @@ from support import Database, eventually
 import qg
 from qg import cli
 from qg.cli import demo
-from qg.cli.commands import qg as command
+from qg.cli.commands import commands
+from qg.cli.files import text_files
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -26,11 +32,13 @@ def folder(tmp_path: Path) -> Path:
     """Seven text files, and things that are none."""
     folder = tmp_path / "files"
     (folder / "deeper").mkdir(parents=True)
-    (folder / ".hidden").mkdir()
     for number in range(6):
         (folder / f"{number}.txt").write_text("word " * (10 + number))
-    (folder / "deeper" / "[red]most.md").write_text("the most words of all\n" * 100)
-    (folder / ".hidden" / "no.txt").write_text("hidden")
+    (folder / "deeper" / "[red]most\x1b.md").write_text("the most words of all\n" * 100)
+    for passed_over in (".hidden", "build", "x.egg-info", "venv"):
+        (folder / passed_over).mkdir()
+        (folder / passed_over / "no.txt").write_text("passed over")
+    (folder / "venv" / "pyvenv.cfg").write_text("")
     (folder / "empty.txt").write_text("")
     (folder / "binary").write_bytes(b"a\x00b")
     os.mkfifo(folder / "pipe")
@@ -40,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, **environment: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(command, [str(each) for each in arguments], env=environment)
+    return click.testing.CliRunner().invoke(commands, [str(each) for each in arguments], env=environment)
 
 
 def leftovers(database: Database) -> list[str]:
@@ -51,13 +59,22 @@ def leftovers(database: Database) -> list[str]:
 def test_the_demo_counts_every_file_once_and_shows_the_retry(folder: Path, database: Database) -> None:
     result = run("demo", "--path", folder, "--dsn", database.dsn)
     assert result.exit_code == 0, result.output
-    assert "7 jobs enqueued. One of them fails at its first try, on purpose." in result.output
-    assert "job_failed id=1 type=CountWords: RuntimeError: stumbled on purpose" in result.output
-    assert "The queues while the failed job waits for its retry" in result.output
-    assert "7 of 7 files counted" in result.output
-    assert "[red]most.md" in result.output.replace("\n", "")
-    assert "6 jobs in " in result.output
-    assert "The queues at the end: no jobs." in result.output
+    for said in (
+        "5 files left out: binary, empty, unreadable",
+        "A job enqueued for each of 7 files. The first one fails at first, on purpose.\n",
+        "job_failed id=1 type=CountWords: RuntimeError: stumbled on purpose; the retry will do it\n",
+        "The queues after the failure\n",
+        "job 1 was done at its second try, ",
+        "7 of 7 files counted\n",
+        "The files with the most words\n",
+        "The queues at the end: no jobs\n",
+        "7 results for 7 files; the first tries took ",
+        "Every file was counted exactly once.\n",
+    ):
+        assert said in result.output
+    assert "│   500 │" in result.output
+    assert "[red]most" in result.output
+    assert "\x1b" not in result.output
     assert leftovers(database) == []
 
 
@@ -92,16 +109,16 @@ def test_a_file_that_is_counted_twice_is_exit_status_1(
     monkeypatch.setattr(demo._Counter, "count", count_twice)
     result = run("demo", "--path", folder, "--dsn", database.dsn)
     assert result.exit_code == 1
-    assert "not every file was counted exactly once" in result.output
+    assert "14 results for 7 files" in result.output
+    assert "Not every file was counted exactly once!" in result.output
     assert leftovers(database) == []
 
 
 def test_a_file_that_vanishes_ends_the_demo_with_exit_status_1(
     folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "_RETRY_SECONDS", 0.01)
-    files = demo.text_files(folder)
-    monkeypatch.setattr(demo, "text_files", lambda path: [*files, folder / "gone.txt"])
+    files, left_out = text_files(folder)
+    monkeypatch.setattr("qg.cli.commands.text_files", lambda path: ([*files, folder / "gone.txt"], left_out))
     result = run("demo", "--path", folder, "--dsn", database.dsn)
     assert result.exit_code == 1
     assert "7 results for 8 files" in result.output
@@ -111,7 +128,8 @@ def test_a_file_that_vanishes_ends_the_demo_with_exit_status_1(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--path", "/nowhere/at/all"], "there is no folder '/nowhere/at/all'; give --path an existing one"),
+        (["--path", "/nowhere/at/all"], "/nowhere/at/all doesn't exist; give --path an existing folder"),
+        (["--path", __file__], "is a file, not a folder; give --path an existing folder"),
         (["--dsn", "host=127.0.0.1 port=1"], "Connection refused"),
         (["--dsn", "me:hunter2@host"], "the source string is neither a libpq DSN nor a postgresql:// URL"),
         (["--workers", "0"], "0 is not in the range"),
@@ -154,7 +172,9 @@ def test_without_click_the_command_names_the_extra(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "qg: the command needs click, which isn't installed; pip install 'qg[cli]'\n"
+    assert capsys.readouterr().err == (
+        "Error: the qg command needs click, which isn't installed; pip install 'qg[demo]'\n"
+    )
 
 
 def test_a_module_of_our_own_that_is_missing_isnt_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,21 +220,30 @@ def test_the_whole_command_on_a_server_of_its_own_leaves_nothing(folder: Path, t
     assert traces(tmp_path) == []
 
 
-def test_the_command_that_is_terminated_stops_its_server_and_removes_it(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("given", [False, True], ids=["own server", "given database"])
+def test_the_command_that_is_stopped_removes_what_it_set_up(
+    folder: Path, tmp_path: Path, database: Database, number: signal.Signals, given: bool
+) -> None:
     tmp_path = tmp_path / "t"
     tmp_path.mkdir()
     process = subprocess.Popen(
-        [*PROGRAM, "demo", "--path", folder], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+        [*PROGRAM, "demo", "--path", folder],
+        env={**environment(tmp_path), "DATABASE_URL": database.dsn if given else ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
         if "job_failed" in line:
             break
-    process.send_signal(signal.SIGTERM)
-    process.stdout.read()
-    process.stdout.close()
-    assert process.wait(30) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert said == ("Error: stopped; what the demo had set up was removed\n" if number == signal.SIGINT else "")
     assert traces(tmp_path) == []
+    assert leftovers(database) == []
 
 
 def test_a_terminal_gets_a_progress_bar(folder: Path, database: Database) -> None:

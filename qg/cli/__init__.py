@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
 
-# 0: done; 1: ran, but not to the right end; 2: couldn't run at all.
-_CANNOT_RUN = 2
-
 
 def main() -> None:
-    """Run the command line; the entry point of the package."""
+    """Run the command line; the entry point of the package.
+
+    Exit status: 0, it did what it should; 1, it ran but to no good end; 2, it couldn't run.
+    """
     try:
-        from qg.cli.commands import qg
+        from qg.cli.commands import commands
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.stderr.write(f"qg: the command needs {error.name}, which isn't installed; pip install 'qg[cli]'\n")
-        sys.exit(_CANNOT_RUN)
-    qg()
+        sys.stderr.write(f"Error: the qg command needs {error.name}, which isn't installed; pip install 'qg[demo]'\n")
+        sys.exit(2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name that the terminal's encoding can't show is no reason to end.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    commands(prog_name="qg")

