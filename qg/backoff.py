@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["MAX_SECONDS", "Backoff", "exponential", "reconnect"]
+__all__ = ["MAX_SECONDS", "Backoff", "exponential", "reconnect_pause"]
 
 Backoff = Callable[[int], float]
 """From a job's error count, 1 after its first failure, to seconds until it runs again."""
@@ -18,7 +18,7 @@ def exponential(error_count: int) -> float:
     return float(min(error_count**4 + 3, MAX_SECONDS))
 
 
-def reconnect(failures: int, interval: float) -> float:
+def reconnect_pause(failures: int, interval: float) -> float:
     """Return how many seconds to wait after the database failed *failures* times in a row.
 
     The pause doubles from a twentieth of a second up to *interval*, but never beyond 30 s and,

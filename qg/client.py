@@ -14,10 +14,10 @@ from qg.backoff import Backoff, exponential
 from qg.connections import source_from
 from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidJob, ErrInvalidOption
 from qg.failures import describe
-from qg.fields import check_queue, decode_args, insert_params
-from qg.handlers import WorkMap, checked
+from qg.fields import InsertParams, check_queue, decode_args, insert_params
+from qg.handlers import WorkMap, checked_work_map
 from qg.job import Job, JobStats
-from qg.locks import Keeper, LockedRow
+from qg.locks import LockContext, LockedRow
 from qg.session import Session, find_table
 from qg.synchronous import Synchronous
 from qg.tables import Row, timestamp
@@ -44,7 +44,8 @@ class Client:
         backoff: from a job's error count, 1 after its first failure, to the seconds until it is
             run again; by default ``error_count ** 4 + 3``, as in every Que.
         job_class: what lock_job() and workers make of a row: a subclass of Job that is
-            constructed with the same arguments. Overrides of delete() and error() call super().
+            constructed with the same arguments. Overrides of delete() and error() call super();
+            a job that is discarded is removed without delete().
         run_synchronously: a work map, for development: enqueue() then runs a job without run_at
             at once instead of storing it, and raises what its handler raises.
         logger: for all that the client, its jobs and its workers log; by default
@@ -69,7 +70,7 @@ class Client:
             raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
         if not (isinstance(job_class, type) and issubclass(job_class, Job)):
             raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
-        work_map = None if run_synchronously is None else checked(run_synchronously)
+        work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
         self._source = source_from(source)
         self._job_class = job_class
         self._mutex = threading.Lock()
@@ -77,8 +78,9 @@ class Client:
         # The jobs that lock_job() gave out, by their identity: a subclass may not be hashable.
         self._given_out: weakref.WeakValueDictionary[int, Job] = weakref.WeakValueDictionary()
         self._table = find_table(self._source)
-        self._keeper = Keeper(self._table, backoff, logger or logging.getLogger("qg"), self._lease)
-        self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._keeper.logger)
+        self._context = LockContext(self._table, backoff, logger or logging.getLogger("qg"), self._lease)
+        self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._context.logger)
+        # Prepared once here, so that a table which only looks right shows now and not at the first job.
         self._lease().give_back()
 
     def __enter__(self) -> Self:
@@ -90,7 +92,7 @@ class Client:
     @property
     def logger(self) -> logging.Logger:
         """What the client, its jobs and its workers log to."""
-        return self._keeper.logger
+        return self._context.logger
 
     def close(self) -> None:
         """Take nothing more, and close the connections that qg opened and nobody uses.
@@ -143,7 +145,8 @@ class Client:
 
         Raises:
             ErrUnusable: if *tx* is nothing of that kind.
-            ErrMissingType, ErrInvalidJob: as enqueue().
+            ErrMissingType, ErrInvalidJob: as enqueue(), before *tx* is touched.
+            Exception: what the driver of *tx* raises passes through.
         """
         params = self._params(job)
         if self._synchronous and job.run_at is None:
@@ -188,7 +191,14 @@ class Client:
         job that can't be read is recorded as failed and passed over. Mirrors Go's
         ``Client.LockJob``.
 
+        Args:
+            queue: the queue's name.
+
+        Returns:
+            The job, an instance of the client's job_class; None if no job is due and free.
+
         Raises:
+            ErrClientClosed: after close().
             ErrAgain: if other workers finished ten jobs in a row before they could be locked.
             ErrInvalidOption: if *queue* is no queue's name.
             psycopg2.Error: if the database can't be reached.
@@ -212,6 +222,10 @@ class Client:
         """Return how each type stands in each queue, ordered by queue and type.
 
         One statement on a connection of its own. Mirrors Go's ``Client.Stats``.
+
+        Raises:
+            ErrClientClosed: after close().
+            psycopg2.Error: if the database can't be reached.
         """
         with self._session() as session:
             rows = session.run(self._table.stats)
@@ -233,7 +247,7 @@ class Client:
         finally:
             session.give_back()
 
-    def _params(self, job: Job) -> tuple[str, int, str | None, str, str]:
+    def _params(self, job: Job) -> InsertParams:
         if not isinstance(job, Job):
             raise ErrInvalidJob(f"only a qg.Job can be enqueued, not {type(job).__name__}")
         if job._locked is not None:
@@ -262,7 +276,7 @@ class Client:
                 session.run(self._table.unlock_job, (row.id,))
                 lost_races += 1
                 continue
-            locked = LockedRow(session, row, self._keeper, lent=lent)
+            locked = LockedRow(session, row, self._context, lent=lent)
             try:
                 return self._job_of(locked)
             except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error

@@ -125,9 +125,9 @@ class _Owned:
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
-        self._forget()
+        self._begin_in_this_process()
 
-    def _forget(self) -> None:
+    def _begin_in_this_process(self) -> None:
         self._process = os.getpid()
         self._mutex = threading.Lock()
         self._idle: list[connection] = []
@@ -137,7 +137,7 @@ class _Owned:
         if self._process != os.getpid():
             # A fork copied the sockets of the parent. They stay the parent's: psycopg2 drops a
             # connection without a word to the server in a process that didn't open it.
-            self._forget()
+            self._begin_in_this_process()
         while (conn := self._pop()) is not None:
             if is_quiet(conn):
                 return Lease(conn, partial(self._take_back, conn))

@@ -12,7 +12,7 @@
     ├── ErrNotLocked                    a method that needs the job's lock, without it
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
-    ├── ErrPoolState                    a pool started twice, or after its shutdown
+    ├── ErrPoolState                    a worker or pool started twice, or changed after its start
     └── ErrMissingExtra (ImportError)   an optional dependency that isn't installed
 
 psycopg2's own exceptions (an unreachable database, a failed commit) pass through unchanged.
@@ -80,7 +80,7 @@ class ErrTooFewConnections(QgError):
 
 
 class ErrPoolState(QgError):
-    """A worker pool was started twice, or changed after its start."""
+    """A worker or pool was started twice, started after its shutdown, or changed after its start."""
 
 
 class ErrMissingExtra(QgError, ImportError):

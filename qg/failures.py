@@ -30,7 +30,7 @@ def describe(error: BaseException) -> str:
         message = f"<its str() raised {type(broken).__name__}>"
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    first = " ".join(f"{name}: {message}".split("\n"))[:_MAX_MESSAGE]
+    first = f"{name}: {message}".replace("\n", " ")[:_MAX_MESSAGE]
     return f"{first}\n{_trace(error)[-_MAX_TRACEBACK:]}"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrMissingType
 
-__all__ = ["check_queue", "decode_args", "insert_params"]
+__all__ = ["InsertParams", "check_queue", "decode_args", "insert_params"]
 
 
 class _Fields(Protocol):
@@ -19,8 +19,18 @@ class _Fields(Protocol):
     run_at: datetime | None
 
 
-def insert_params(job: _Fields) -> tuple[str, int, str | None, str, str]:
-    """Return *job*'s queue, priority, run_at (ISO 8601 or None), type and args (JSON text).
+class InsertParams(NamedTuple):
+    """A job as the INSERT takes it: run_at in ISO 8601 or None for now, args as JSON text."""
+
+    queue: str
+    priority: int
+    run_at: str | None
+    type: str
+    args: str
+
+
+def insert_params(job: _Fields) -> InsertParams:
+    """Return what to insert for *job*.
 
     Raises:
         ErrMissingType: if there is no type.
@@ -30,7 +40,7 @@ def insert_params(job: _Fields) -> tuple[str, int, str | None, str, str]:
         raise ErrMissingType("a job needs a type; name the handler that is to work it, as in Job('SendMail')")
     _check_text("type", job.type)
     _check_text("queue", job.queue)
-    return job.queue, _priority(job), _run_at(job), job.type, _encode_args(job)
+    return InsertParams(job.queue, _priority(job), _run_at(job), job.type, _encode_args(job))
 
 
 def check_queue(queue: str) -> str:
@@ -93,7 +103,7 @@ def _encode_args(job: _Fields) -> str:
         if isinstance(job.args, bytes):
             return _checked_document(job.args)
         text = json.dumps(job.args, allow_nan=False)
-        _check_keys(job.args)
+        _check_keys(job.args)  # afterwards, since dumps() has refused what holds itself
         return text
     except RecursionError:
         raise ErrInvalidJob(f"the args of a {job.type!r} job are nested too deeply for JSON") from None

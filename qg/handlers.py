@@ -13,7 +13,7 @@ from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
 from qg.job import Job
 
-__all__ = ["WorkFunc", "WorkMap", "call", "checked"]
+__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map"]
 
 WorkFunc = Callable[[Job], object]
 """Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
@@ -23,7 +23,7 @@ WorkMap = Mapping[str, WorkFunc]
 """From job type to handler. Mirrors Go's ``WorkMap``."""
 
 
-def checked(work_map: WorkMap) -> WorkMap:
+def checked_work_map(work_map: WorkMap) -> WorkMap:
     """Return *work_map* if it is one.
 
     Raises:
@@ -39,7 +39,7 @@ def checked(work_map: WorkMap) -> WorkMap:
     return work_map
 
 
-def call(work_map: WorkMap, job: Job) -> None:
+def call_handler(work_map: WorkMap, job: Job) -> None:
     """Work *job* with the handler of its type.
 
     Raises:

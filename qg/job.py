@@ -57,7 +57,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self._row: Row | None = None
-        # The row of this attempt, and the same again for as long as we hold its lock.
+        # The row as it was locked, kept when the lock is gone; and the same while we hold the lock.
         self._attempt: LockedRow | None = None
         self._locked: LockedRow | None = None
         self._ending: _Ending | None = None

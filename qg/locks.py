@@ -18,14 +18,14 @@ from qg.session import Session
 from qg.tables import Row, Statement, Table
 from qg.verdicts import Reschedule
 
-__all__ = ["Keeper", "LockedRow"]
+__all__ = ["LockContext", "LockedRow"]
 
 _MAX_ERROR_COUNT = 2**31 - 1
-_RELOCK_PAUSES = (0.01, 0.03, 0.1, 0.3, 0.0)
+_RELOCK_PAUSE_SECONDS = (0.01, 0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class Keeper:
+class LockContext:
     """What a locked row needs besides its session; one for each client."""
 
     table: Table
@@ -67,11 +67,11 @@ class LockedRow:
     looks whether it met a row, and goes by the id alone if the full key has gone.
     """
 
-    def __init__(self, session: Session, row: Row, keeper: Keeper, *, lent: bool = False) -> None:
+    def __init__(self, session: Session, row: Row, context: LockContext, *, lent: bool = False) -> None:
         self.session = session
         self.as_locked = row
         self.row = row
-        self._keeper = keeper
+        self._context = context
         # A lent session is a worker's, which goes on with it after this row.
         self._lent = lent
         # The transaction that delete() ran in, the last time it did.
@@ -79,7 +79,7 @@ class LockedRow:
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
-        table = self._keeper.table
+        table = self._context.table
         ((count, transaction),) = self._run(table.destroy_job, table.key(self.row))
         if count == 0:
             ((count, _),) = self._run(table.destroy_job_by_id, (self.row.id,))
@@ -98,7 +98,7 @@ class LockedRow:
         if self._deleted_in is None or self.session.idle:
             return False
         params = (self._deleted_in, self.row.id)
-        ((pending,),) = self.session.run_in_transaction(self._keeper.table.deletion_pending, params)
+        ((pending,),) = self.session.run_in_transaction(self._context.table.deletion_pending, params)
         return bool(pending)
 
     def deletion_stands(self) -> bool:
@@ -107,7 +107,7 @@ class LockedRow:
         Raises:
             psycopg2.Error: if the transaction was aborted or lost.
         """
-        return not self._run(self._keeper.table.job_exists, (self.row.id,))
+        return not self._run(self._context.table.job_exists, (self.row.id,))
 
     def abandon(self) -> None:
         """Roll back what is open. A session that can't do that is closed, which does it too."""
@@ -122,9 +122,9 @@ class LockedRow:
         However often it is called, the attempt that began with the lock counts once.
         """
         self._abandon_transaction()
-        table = self._keeper.table
+        table = self._context.table
         count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
-        change = (count, self._keeper.seconds_until_retry(count), storable(message, self.session.conn))
+        change = (count, self._context.seconds_until_retry(count), storable(message, self.session.conn))
         changed = self._run(table.set_error, (*change, *table.key(self.row)))
         if not changed:
             changed = self._run(table.set_error_by_id, (*change, self.row.id))
@@ -136,7 +136,7 @@ class LockedRow:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         self._abandon_transaction()
         at = None if verdict.at is None else verdict.at.isoformat()
-        changed = self._run(self._keeper.table.reschedule, (at, verdict.after, self.row.id))
+        changed = self._run(self._context.table.reschedule, (at, verdict.after, self.row.id))
         self._keep(changed, "reschedule it")
 
     def discard(self) -> None:
@@ -149,10 +149,10 @@ class LockedRow:
 
         On the worker's session where that is sound, otherwise on a new one.
         """
-        table = self._keeper.table
+        table = self._context.table
         lent = self._lent and self.session.idle
-        session = self.session if lent else self._keeper.lease()
-        anew = LockedRow(session, self.as_locked, self._keeper, lent=lent)
+        session = self.session if lent else self._context.lease()
+        anew = LockedRow(session, self.as_locked, self._context, lent=lent)
         try:
             if anew._try_lock():
                 if session.run(table.check_job, table.key(anew.row)):
@@ -163,17 +163,17 @@ class LockedRow:
         except BaseException:
             session.discard()
             raise
-        self._keeper.logger.warning(
+        self._context.logger.warning(
             "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
         )
         return None
 
     def _try_lock(self) -> bool:
         # The server may take a moment to notice that the session which had the lock is gone.
-        for pause in _RELOCK_PAUSES:
-            if self.session.run(self._keeper.table.relock_job, (self.row.id,))[0][0]:
-                return True
+        for pause in (0, *_RELOCK_PAUSE_SECONDS):
             time.sleep(pause)
+            if self.session.run(self._context.table.relock_job, (self.row.id,))[0][0]:
+                return True
         return False
 
     def let_go(self) -> None:
@@ -181,7 +181,7 @@ class LockedRow:
 
         No failure is raised: what can't be unlocked is unlocked by closing the connection.
         """
-        session, table = self.session, self._keeper.table
+        session, table = self.session, self._context.table
         unlock = table.unlock_job if self._lent else table.unlock_all
         try:
             if session.in_transaction:
@@ -189,7 +189,7 @@ class LockedRow:
             if not session.idle:
                 session.discard()
             elif not session.run(unlock, (self.row.id,))[0][0]:
-                self._keeper.log_pooler(self.row.id)
+                self._context.log_pooler(self.row.id)
                 session.discard()
             elif not self._lent:
                 session.give_back()
@@ -197,7 +197,7 @@ class LockedRow:
             session.discard()
             if not isinstance(trouble, Exception):
                 raise  # Ctrl-C, after which the lock is gone all the same
-            self._keeper.logger.warning(
+            self._context.logger.warning(
                 "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
             )
 
@@ -218,14 +218,14 @@ class LockedRow:
             self._log_gone(purpose)
 
     def _log_edited(self, done: str) -> None:
-        self._keeper.logger.warning(
+        self._context.logger.warning(
             "job_edited id=%d: somebody changed its queue, priority or run_at while it ran; it was %s by its id",
             self.row.id,
             done,
         )
 
     def _log_gone(self, purpose: str) -> None:
-        self._keeper.logger.warning(
+        self._context.logger.warning(
             "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s",
             self.row.id,
             purpose,
@@ -233,11 +233,11 @@ class LockedRow:
 
     def give_up_session(self, trouble: Exception) -> None:
         """Close the session, which frees the lock, because of *trouble* when writing on it."""
-        self._keeper.logger.warning(
+        self._context.logger.warning(
             "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
         )
         self.session.discard()
 
     def log_unrecorded(self, trouble: Exception) -> None:
         """Log that what became of the attempt couldn't be written."""
-        self._keeper.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))
+        self._context.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))

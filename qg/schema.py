@@ -24,6 +24,8 @@ def migrate(source: object, version: int = 3) -> None:
     Raises:
         ErrInvalidOption: for a version that qg can't create.
         ErrTable: if there is a table of another version.
+        ErrUnusable: if *source* is of no known kind.
+        psycopg2.Error: if the database can't be reached, or doesn't let us.
     """
     script = ddl(version)
     with closing(source_from(source)) as origin, transaction(origin) as cur:
@@ -40,8 +42,13 @@ def migrate(source: object, version: int = 3) -> None:
 def schema_version(source: object) -> int:
     """Return the version of the ``que_jobs`` table that *source* finds, 0 where there is none.
 
+    Args:
+        source: as in migrate().
+
     Raises:
         ErrTable: if the table is none that any Que has made.
+        ErrUnusable: if *source* is of no known kind.
+        psycopg2.Error: if the database can't be reached.
     """
     with closing(source_from(source)) as origin, transaction(origin) as cur:
         return version_of(cur)

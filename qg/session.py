@@ -22,7 +22,8 @@ from qg.tables import PREPARED_NAMES, Statement, Table, detect
 
 __all__ = ["Session", "find_table", "prepare_statements"]
 
-# Which table's statements a connection has, so that a connection from a pool is prepared once.
+# Which table's statements a connection has. A connection from somebody's pool outlives the client
+# that prepared it, and the next client needn't do it again; so this is nobody's but the module's.
 _prepared: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
 
 
@@ -135,7 +136,7 @@ class Session:
 
     def _fetch(self, statement: Statement, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
-            cur.execute(statement.call, params)
+            cur.execute(statement.call_sql, params)
             return cur.fetchall()
 
     def _prepare(self) -> None:
@@ -208,8 +209,8 @@ def find_table(source: Source) -> Table:
 
 
 def _prepare_missing(cur: cursor, table: Table) -> None:
-    cur.execute(PREPARED_NAMES.call)
+    cur.execute(PREPARED_NAMES.call_sql)
     present = {name for (name,) in cur.fetchall()}
-    missing = [each.prepare for each in table.prepared if each.name not in present]
+    missing = [each.prepare_sql for each in table.prepared if each.name not in present]
     if missing:
         cur.execute(";\n".join(missing))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta, timezone
-from typing import TypeAlias
 
-from qg.fields import decode_args
-from qg.handlers import WorkMap, call
+from qg.fields import InsertParams, decode_args
+from qg.handlers import WorkMap, call_handler
 from qg.job import Job
 from qg.session import Session
 from qg.tables import Row, Table
@@ -16,8 +15,6 @@ from qg.transactions import queryer_in, rows_in
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["Synchronous"]
-
-_Params: TypeAlias = tuple[str, int, "str | None", str, str]
 
 
 class Synchronous:
@@ -32,7 +29,7 @@ class Synchronous:
         self._job_class = job_class
         self._logger = logger
 
-    def run(self, params: _Params, session: Session, table: Table) -> Row | None:
+    def run(self, params: InsertParams, session: Session, table: Table) -> Row | None:
         """Run the job in a transaction of *session*, committed when the handler returns.
 
         Returns:
@@ -40,7 +37,7 @@ class Synchronous:
         """
         job = inject_job_conn(inject_job_tx(self._job_of(params), session.conn), session.conn)
         try:
-            call(self._work_map, job)
+            call_handler(self._work_map, job)
             if session.in_transaction:
                 session.commit()
         except Discard as verdict:
@@ -55,7 +52,7 @@ class Synchronous:
                 session.rollback()
         return None
 
-    def run_in_tx(self, params: _Params, tx: object, table: Table) -> Row | None:
+    def run_in_tx(self, params: InsertParams, tx: object, table: Table) -> Row | None:
         """Run the job within the caller's transaction, which is neither committed nor rolled back.
 
         Returns:
@@ -66,7 +63,7 @@ class Synchronous:
         job = inject_job_tx(self._job_of(params), queryer)
         job._injected_conn = queryer
         try:
-            call(self._work_map, job)
+            call_handler(self._work_map, job)
         except Discard as verdict:
             self._log_discarded(job, verdict)
         except Reschedule as verdict:
@@ -75,15 +72,14 @@ class Synchronous:
             job.done()
         return None
 
-    def _job_of(self, params: _Params) -> Job:
-        queue, priority, _, job_type, args = params
-        return self._job_class(job_type, decode_args(args), queue, priority, datetime.now(timezone.utc))
+    def _job_of(self, params: InsertParams) -> Job:
+        args = decode_args(params.args)
+        return self._job_class(params.type, args, params.queue, params.priority, datetime.now(timezone.utc))
 
     def _log_discarded(self, job: Job, verdict: Discard) -> None:
         self._logger.warning("job_discarded type=%s reason=%s", job.type, verdict.reason)
 
 
-def _at(verdict: Reschedule, params: _Params) -> _Params:
-    queue, priority, _, job_type, args = params
+def _at(verdict: Reschedule, params: InsertParams) -> InsertParams:
     at = verdict.at or datetime.now(timezone.utc) + timedelta(seconds=verdict.after or 0)
-    return queue, priority, at.isoformat(), job_type, args
+    return params._replace(run_at=at.isoformat())

@@ -17,6 +17,10 @@ def inject_job_conn(job: _AnyJob, conn: Conner) -> _AnyJob:
 
     There is no lock behind it: delete() and error() write nothing, and done() takes the connection
     off the job and leaves it open. Mirrors Go's ``TestInjectJobConn``.
+
+    Args:
+        job: a job that isn't locked.
+        conn: a connection, or what stands for one in the test.
     """
     job._injected_conn = conn
     return job
@@ -27,6 +31,10 @@ def inject_job_tx(job: _AnyJob, tx: Queryer) -> _AnyJob:
 
     As with inject_job_conn() nothing is locked, and *tx* is neither committed nor rolled back.
     Mirrors Go's ``TestInjectJobTx``.
+
+    Args:
+        job: a job that isn't locked.
+        tx: a transaction, or what stands for one in the test.
     """
     job._injected_tx = tx
     return job

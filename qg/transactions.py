@@ -54,12 +54,12 @@ def rows_in(tx: object, statement: Statement, params: Sequence[Any]) -> list[tup
     """
     reached = _reach(tx)
     if hasattr(reached, "exec_driver_sql"):
-        return _plain(reached.exec_driver_sql(statement.plain, tuple(params)))
+        return _plain(reached.exec_driver_sql(statement.plain_sql, tuple(params)))
     if _is_cursor(reached):
-        reached.execute(statement.plain, params)
+        reached.execute(statement.plain_sql, params)
         return _plain(reached)
     with closing(reached.cursor()) as cur:
-        cur.execute(statement.plain, params)
+        cur.execute(statement.plain_sql, params)
         return _plain(cur)
 
 

@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from enum import Enum
 
-from qg.backoff import reconnect
+from qg.backoff import reconnect_pause
 from qg.client import Client
 from qg.errors import ErrAgain, ErrClientClosed, ErrPoolState
 from qg.failures import PlainFailure, describe
-from qg.handlers import WorkMap, call, checked
+from qg.handlers import WorkMap, call_handler, checked_work_map
 from qg.job import Job
 from qg.outage import Outage
 from qg.polling import Polling
@@ -49,7 +49,7 @@ class Worker(Polling):
     ) -> None:
         super().__init__(queue, interval)
         self._client = client
-        self._work_map = checked(work_map)
+        self._work_map = checked_work_map(work_map)
         self._logger = client.logger
         self._outage = Outage(self._logger)
         self._session: Session | None = None
@@ -153,7 +153,7 @@ class Worker(Polling):
                 self._discard_session()
                 self._outage.met_by(self, error)
                 failures += 1
-                self._sleep(reconnect(failures, self.interval))
+                self._sleep(reconnect_pause(failures, self.interval))
                 continue
             failures = 0
             self._outage.over_for(self)
@@ -187,7 +187,7 @@ class Worker(Polling):
     def _run(self, job: Job) -> BaseException | None:
         """Run the handler and complete the job; return what went wrong, if something did."""
         try:
-            call(self._work_map, job)
+            call_handler(self._work_map, job)
             job._complete()
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():

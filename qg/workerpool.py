@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qg.client import Client
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
 from qg.failures import one_line
-from qg.handlers import WorkMap, checked
+from qg.handlers import WorkMap, checked_work_map
 from qg.outage import Outage
 from qg.polling import Polling
 from qg.session import Session
@@ -53,7 +53,7 @@ class WorkerPool(Polling):
         super().__init__(queue, interval)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
-        self.work_map = checked(work_map)
+        self.work_map = checked_work_map(work_map)
         self._client = client
         self._count = count
         self._workers: list[Worker] = []
@@ -130,7 +130,7 @@ class WorkerPool(Polling):
             worker._ask_to_stop()
 
     def _hire(self) -> list[Worker]:
-        work_map = checked(self.work_map)
+        work_map = checked_work_map(self.work_map)
         outage = Outage(self._client.logger)
         workers = []
         for session in self._lease_all():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qg.backoff import MAX_SECONDS, exponential, reconnect
+from qg.backoff import MAX_SECONDS, exponential, reconnect_pause
 from qg.failures import PlainFailure, describe
 from qg.tables import Statement, timestamp
 
@@ -23,12 +23,12 @@ def test_the_delay_never_leaves_what_a_timestamp_can_bear(error_count: int) -> N
 
 
 def test_reconnecting_waits_longer_each_time_up_to_the_interval() -> None:
-    assert [reconnect(n, 1.0) for n in (1, 2, 3, 4, 5, 6, 1000)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [reconnect_pause(n, 1.0) for n in (1, 2, 3, 4, 5, 6, 1000)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1e9))
 def test_reconnecting_never_spins_and_never_waits_beyond_half_a_minute(failures: int, interval: float) -> None:
-    assert 0.05 <= reconnect(failures, interval) <= 30
+    assert 0.05 <= reconnect_pause(failures, interval) <= 30
 
 
 def failure(error: BaseException) -> BaseException:
@@ -78,10 +78,10 @@ def test_a_cause_is_part_of_the_traceback() -> None:
 
 def test_a_statement_is_prepared_called_and_written_out() -> None:
     statement = Statement("SELECT $1::int, $2::text", name="que_example")
-    assert statement.prepare == "PREPARE que_example AS SELECT $1::int, $2::text"
-    assert statement.call == "EXECUTE que_example(%s, %s)"
-    assert statement.plain == "SELECT %s::int, %s::text"
-    assert Statement("SELECT $1::int").call == "SELECT %s::int"
+    assert statement.prepare_sql == "PREPARE que_example AS SELECT $1::int, $2::text"
+    assert statement.call_sql == "EXECUTE que_example(%s, %s)"
+    assert statement.plain_sql == "SELECT %s::int, %s::text"
+    assert Statement("SELECT $1::int").call_sql == "SELECT %s::int"
 
 
 @pytest.mark.parametrize(

@@ -59,20 +59,20 @@ class Statement:
     fresh_snapshot: bool = False
 
     @property
-    def prepare(self) -> str:
+    def prepare_sql(self) -> str:
         """The PREPARE that gives the statement its name."""
         return f"PREPARE {self.name} AS {self.text}"
 
     @property
-    def plain(self) -> str:
+    def plain_sql(self) -> str:
         """The statement with DB-API parameters, for a connection where nothing is prepared."""
         return re.sub(r"\$\d+", "%s", self.text)
 
     @property
-    def call(self) -> str:
+    def call_sql(self) -> str:
         """What to execute on a connection where the named statements are prepared."""
         if self.name is None or self.fresh_snapshot:
-            return self.plain
+            return self.plain_sql
         count = len(re.findall(r"\$\d+", self.text))
         return f"EXECUTE {self.name}({', '.join(['%s'] * count)})"
 
