@@ -17,7 +17,7 @@ from qg.failures import describe
 from qg.fields import InsertParams, check_queue, decode_args, insert_params
 from qg.handlers import WorkMap, checked_work_map
 from qg.job import Job, JobStats
-from qg.locks import LockContext, LockedRow
+from qg.locks import LockContext, LockedRow, Logger
 from qg.session import Session, find_table
 from qg.synchronous import Synchronous
 from qg.tables import Row, timestamp
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-# As in Go: so many lost races in a row, and lock_job gives up.
+# As in Go: so many jobs in a row that were locked in vain, and lock_job gives up.
 _MAX_LOCK_ATTEMPTS = 10
 
 
@@ -64,12 +64,14 @@ class Client:
         backoff: Backoff = exponential,
         job_class: type[Job] = Job,
         run_synchronously: WorkMap | None = None,
-        logger: logging.Logger | None = None,
+        logger: Logger | None = None,
     ) -> None:
         if not callable(backoff):
             raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
         if not (isinstance(job_class, type) and issubclass(job_class, Job)):
             raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
+        if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):
+            raise ErrInvalidOption(f"logger must be a logging.Logger, not {logger!r}")
         work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
         self._source = source_from(source)
         self._job_class = job_class
@@ -78,7 +80,7 @@ class Client:
         # The jobs that lock_job() gave out, by their identity: a subclass may not be hashable.
         self._given_out: weakref.WeakValueDictionary[int, Job] = weakref.WeakValueDictionary()
         self._table = find_table(self._source)
-        self._context = LockContext(self._table, backoff, logger or logging.getLogger("qg"), self._lease)
+        self._context = LockContext(self._table, backoff, logger or logging.getLogger("qg"), self._open)
         self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._context.logger)
         # Prepared once here, so that a table which only looks right shows now and not at the first job.
         self._lease().give_back()
@@ -90,7 +92,7 @@ class Client:
         self.close()
 
     @property
-    def logger(self) -> logging.Logger:
+    def logger(self) -> Logger:
         """What the client, its jobs and its workers log to."""
         return self._context.logger
 
@@ -199,7 +201,8 @@ class Client:
 
         Raises:
             ErrClientClosed: after close().
-            ErrAgain: if other workers finished ten jobs in a row before they could be locked.
+            ErrAgain: if ten jobs in a row were finished by others before they could be locked, or
+                couldn't be read.
             ErrInvalidOption: if *queue* is no queue's name.
             psycopg2.Error: if the database can't be reached.
         """
@@ -235,9 +238,16 @@ class Client:
         ]
 
     def _lease(self) -> Session:
+        self._require_open()
+        return self._open()
+
+    def _open(self) -> Session:
+        """Lease a session even from a closed client, for a job that is still being worked."""
+        return Session(self._source, self._table)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise ErrClientClosed("this client was closed and takes nothing more; create another one")
-        return Session(self._source, self._table)
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -263,8 +273,7 @@ class Client:
 
     def _lock(self, session: Session, queue: str, *, lent: bool) -> Job | None:
         """Lock the next due job of *queue* on *session*; after an exception only discard() is safe."""
-        lost_races = 0
-        while lost_races < _MAX_LOCK_ATTEMPTS:
+        for _ in range(_MAX_LOCK_ATTEMPTS):
             rows = session.run(self._table.lock_job, (queue,))
             if not rows:
                 return None
@@ -274,7 +283,6 @@ class Client:
             # gone or not due again yet. A new statement sees that.
             if not session.run(self._table.check_job, self._table.key(row)):
                 session.run(self._table.unlock_job, (row.id,))
-                lost_races += 1
                 continue
             locked = LockedRow(session, row, self._context, lent=lent)
             try:
@@ -283,7 +291,10 @@ class Client:
                 self.logger.exception("job_unreadable id=%d type=%s", row.id, row.type)
                 locked.set_error(describe(error))
                 session.run(self._table.unlock_job, (row.id,))
-        raise ErrAgain(f"lost {_MAX_LOCK_ATTEMPTS} races for a job of queue {queue!r} in a row; call again")
+        raise ErrAgain(
+            f"{_MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were finished by others, or unreadable, "
+            "when they were locked; call again"
+        )
 
     def _job_of(self, locked: LockedRow) -> Job:
         row = locked.row

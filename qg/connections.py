@@ -11,6 +11,7 @@ import os
 import re
 import select
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,11 +20,18 @@ from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.pool
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, parse_dsn
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    TRANSACTION_STATUS_INERROR,
+    TRANSACTION_STATUS_INTRANS,
+    connection,
+    cursor,
+    parse_dsn,
+)
 
 from qg.errors import ErrUnusable
 
-__all__ = ["Lease", "Source", "is_quiet", "plain_cursor", "source_from", "transaction"]
+__all__ = ["Lease", "Source", "commit", "is_quiet", "plain_cursor", "rollback", "source_from", "transaction"]
 
 # Connections an owned source keeps open between leases; what comes back beyond that is closed.
 _MAX_IDLE = 16
@@ -81,6 +89,26 @@ def source_from(source: object) -> Source:
     )
 
 
+# Advisory locks let the session that has one take it again, so a connection in two hands would
+# hand one job out twice.
+_leased: weakref.WeakSet[connection] = weakref.WeakSet()
+
+
+def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
+    if conn in _leased:
+        raise ErrUnusable(
+            "the source gave a connection that it gave before and hasn't got back; "
+            "make it open a new one each time, or give its DSN"
+        )
+    _leased.add(conn)
+
+    def return_it(reusable: bool) -> None:
+        _leased.discard(conn)
+        give_back(reusable)
+
+    return Lease(conn, return_it)
+
+
 @contextmanager
 def transaction(source: Source) -> Iterator[cursor]:
     """Lease a connection for one transaction; what the block doesn't commit is rolled back."""
@@ -96,6 +124,32 @@ def transaction(source: Source) -> Iterator[cursor]:
         lease.give_back(False)
         raise
     lease.give_back(True)
+
+
+def commit(conn: connection) -> None:
+    """Commit the open transaction, if there is one, however it was begun.
+
+    Raises:
+        psycopg2.Error: if that fails. psycopg2 itself is silent about an aborted transaction,
+            which the server then rolls back.
+    """
+    if conn.info.transaction_status == TRANSACTION_STATUS_INERROR:
+        raise psycopg2.errors.InFailedSqlTransaction("the transaction was aborted and can't be committed")
+    conn.commit()
+    _end_by_hand(conn, "COMMIT")
+
+
+def rollback(conn: connection) -> None:
+    """Roll back the open transaction, if there is one, however it was begun."""
+    conn.rollback()
+    _end_by_hand(conn, "ROLLBACK")
+
+
+def _end_by_hand(conn: connection, command: str) -> None:
+    # Whoever said BEGIN in autocommit mode has a transaction that psycopg2 knows nothing of.
+    if conn.info.transaction_status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
+        with plain_cursor(conn) as cur:
+            cur.execute(command)
 
 
 def plain_cursor(conn: connection) -> cursor:
@@ -140,10 +194,10 @@ class _Owned:
             self._begin_in_this_process()
         while (conn := self._pop()) is not None:
             if is_quiet(conn):
-                return Lease(conn, partial(self._take_back, conn))
+                return _lease(conn, partial(self._take_back, conn))
             _close(conn)
         conn = self._open()
-        return Lease(conn, partial(self._take_back, conn))
+        return _lease(conn, partial(self._take_back, conn))
 
     def _pop(self) -> connection | None:
         with self._mutex:
@@ -151,9 +205,10 @@ class _Owned:
 
     def _open(self) -> connection:
         conn = _require_psycopg2(self._connect(), self._connect)
-        if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
-            # The callable left a transaction open: settings it made stay, as it surely meant.
-            conn.commit()
+        if conn in _leased:
+            return conn  # somebody's, so hands off; the lease is refused
+        # Where the callable left a transaction open, the settings it made stay, as it surely meant.
+        commit(conn)
         return conn
 
     def _take_back(self, conn: connection, reusable: bool) -> None:
@@ -191,8 +246,8 @@ class _Pool:
             if not isinstance(conn, connection):
                 self._pool.putconn(conn)
                 _require_psycopg2(conn, self._pool)
-            if _is_fit(conn):
-                return Lease(conn, partial(self._give_back, conn))
+            if conn in _leased or _is_fit(conn):
+                return _lease(conn, partial(self._give_back, conn))
             self._give_back(conn, False)
 
     def _give_back(self, conn: connection, reusable: bool) -> None:
@@ -228,8 +283,8 @@ class _Engine:
         while True:
             proxy = self._engine.raw_connection()
             conn: connection = proxy.driver_connection
-            if _is_fit(conn):
-                return Lease(conn, partial(self._give_back, proxy))
+            if conn in _leased or _is_fit(conn):
+                return _lease(conn, partial(self._give_back, proxy))
             self._give_back(proxy, False)
 
     def _give_back(self, proxy: Any, reusable: bool) -> None:
@@ -264,11 +319,10 @@ def _is_fit(conn: connection) -> bool:
     if not is_quiet(conn):
         return False
     try:
-        if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
-            conn.rollback()
+        rollback(conn)
     except psycopg2.Error:
         return False
-    return True
+    return conn.info.transaction_status == TRANSACTION_STATUS_IDLE
 
 
 def is_quiet(conn: connection) -> bool:

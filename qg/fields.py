@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrMissingType
+from qg.tables import iso_text
 
 __all__ = ["InsertParams", "check_queue", "decode_args", "insert_params"]
 
@@ -95,7 +96,7 @@ def _run_at(job: _Fields) -> str | None:
         raise ErrInvalidJob(
             f"run_at {job.run_at.isoformat()} has no time zone; make it aware, as in datetime.now(timezone.utc)"
         )
-    return job.run_at.isoformat()
+    return iso_text(job.run_at)
 
 
 def _encode_args(job: _Fields) -> str:

@@ -36,6 +36,10 @@ def checked_work_map(work_map: WorkMap) -> WorkMap:
             raise ErrInvalidOption(f"a work map's keys are job types, so {job_type!r} must be a non-empty string")
         if not callable(handler):
             raise ErrInvalidOption(f"the handler of {job_type!r} must be a function, not {handler!r}")
+        if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+            raise ErrInvalidOption(
+                f"the handler of {job_type!r} is a generator, which nobody would run: it has a yield"
+            )
     return work_map
 
 
@@ -44,12 +48,15 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
 
     Raises:
         PlainFailure: if there is no such handler, in Go's words.
+        TypeError: if the handler is a generator in disguise.
         BaseException: whatever the handler raises.
     """
     handler = work_map.get(job.type)
     if handler is None:
         raise PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
     result = handler(job)
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError("the handler returned a generator, which nobody runs; let it do its work and return")
     if inspect.isawaitable(result):
         _run_to_end(result)
 

@@ -21,7 +21,7 @@ from qg.verdicts import Discard, Reschedule
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Job", "JobStats"]
+__all__ = ["Ending", "Job", "JobStats"]
 
 
 @dataclass(eq=False, repr=False)
@@ -60,7 +60,7 @@ class Job:
         # The row as it was locked, kept when the lock is gone; and the same while we hold the lock.
         self._attempt: LockedRow | None = None
         self._locked: LockedRow | None = None
-        self._ending: _Ending | None = None
+        self._ending: Ending | None = None
         self._injected_conn: Any = None
         self._injected_tx: Any = None
         self._mutex = threading.RLock()
@@ -120,7 +120,7 @@ class Job:
         with self._mutex:
             if locked := self._held("delete"):
                 locked.delete()
-            self._ending = _Ending.DELETED
+            self._ending = Ending.DELETED
 
     def error(self, message: str) -> None:
         """Record a failure: one more error, *message* as its text, and a retry after the backoff.
@@ -142,7 +142,7 @@ class Job:
             if locked := self._held("error"):
                 locked.set_error(message)
                 self._row = locked.row
-            self._ending = _Ending.FAILED
+            self._ending = Ending.FAILED
 
     def done(self) -> None:
         """Release the job: end its transaction, unlock it and give its connection back.
@@ -214,10 +214,12 @@ class Job:
             ErrNotLocked, psycopg2.Error: if it was no success after all.
         """
         with self._mutex:
-            if self._locked is None and self._ending is None:
-                raise ErrNotLocked(f"the handler of {self!r} called done() without delete() or error()")
-            if (locked := self._locked) is not None and not self._failed_by_hand:
-                if self._ending is not _Ending.DELETED or not locked.deletion_stands():
+            if self._locked is None and self._released_unsettled():
+                raise ErrNotLocked(
+                    f"the handler of {self!r} called done(), but neither deleted it nor recorded an error"
+                )
+            if (locked := self._locked) is not None and self._ending is not Ending.FAILED:
+                if self._ending is not Ending.DELETED or not locked.deletion_stands():
                     self.delete()
                 if locked.session.in_transaction:
                     locked.session.commit()
@@ -228,10 +230,11 @@ class Job:
             if self._locked is not None:
                 self._locked.abandon()
 
-    @property
-    def _failed_by_hand(self) -> bool:
-        """Whether the handler ended the attempt with error()."""
-        return self._ending is _Ending.FAILED
+    def _released_unsettled(self) -> bool:
+        if self._ending is Ending.DELETED:
+            # It may have been rolled back, or the commit may have failed, before or in done().
+            return self._attempt is not None and self._attempt.still_there()
+        return self._ending is None
 
     def _fail(self, error: BaseException) -> bool:
         """Carry out what *error* means for the job; return whether that could be written.
@@ -241,8 +244,8 @@ class Job:
         """
         with self._mutex:
             attempt = self._attempt
-            if attempt is None:
-                return True
+            if attempt is None or (self._locked is None and self._ending in (Ending.FAILED, Ending.RESCHEDULED)):
+                return True  # there is nothing to record, or a block of the handler's own has recorded it
             if self._locked is not None:
                 try:
                     self._carry_out(error, self._locked, self.error)
@@ -264,18 +267,22 @@ class Job:
     def _carry_out(self, error: BaseException, locked: LockedRow, set_error: Callable[[str], None]) -> None:
         if isinstance(error, Reschedule):
             locked.reschedule(error)
+            self._ending = Ending.RESCHEDULED
         elif isinstance(error, Discard):
             locked.discard()
+            self._ending = Ending.DELETED
         else:
             set_error(describe(error))
+            self._ending = Ending.FAILED
         self._row = locked.row
 
 
-class _Ending(Enum):
-    """What the handler itself said of the attempt."""
+class Ending(Enum):
+    """How the attempt ended, as far as that was said."""
 
     DELETED = "deleted"
     FAILED = "failed"
+    RESCHEDULED = "rescheduled"
 
 
 @dataclass(frozen=True)

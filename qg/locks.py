@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg2
 
 from qg.backoff import MAX_SECONDS, Backoff, exponential
 from qg.failures import one_line, storable
 from qg.session import Session
-from qg.tables import Row, Statement, Table
+from qg.tables import Row, Statement, Table, iso_text
 from qg.verdicts import Reschedule
 
-__all__ = ["LockContext", "LockedRow"]
+__all__ = ["LockContext", "LockedRow", "Logger"]
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 _MAX_ERROR_COUNT = 2**31 - 1
 _RELOCK_PAUSE_SECONDS = (0.01, 0.03, 0.1, 0.3)
@@ -30,7 +32,7 @@ class LockContext:
 
     table: Table
     backoff: Backoff
-    logger: logging.Logger
+    logger: Logger
     lease: Callable[[], Session]
     _pooler_logged: threading.Event = field(default_factory=threading.Event)
 
@@ -109,6 +111,16 @@ class LockedRow:
         """
         return not self._run(self._context.table.job_exists, (self.row.id,))
 
+    def still_there(self) -> bool:
+        """Whether the job is in the table, for one whose lock was given up."""
+        exists, lent = self._context.table.job_exists, self._lent and self.session.idle
+        session = self.session if lent else self._context.lease()
+        try:
+            return bool(session.run(exists, (self.row.id,)))
+        finally:
+            if not lent:
+                session.give_back()
+
     def abandon(self) -> None:
         """Roll back what is open. A session that can't do that is closed, which does it too."""
         try:
@@ -135,7 +147,7 @@ class LockedRow:
     def reschedule(self, verdict: Reschedule) -> None:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         self._abandon_transaction()
-        at = None if verdict.at is None else verdict.at.isoformat()
+        at = None if verdict.at is None else iso_text(verdict.at)
         changed = self._run(self._context.table.reschedule, (at, verdict.after, self.row.id))
         self._keep(changed, "reschedule it")
 
@@ -181,8 +193,7 @@ class LockedRow:
 
         No failure is raised: what can't be unlocked is unlocked by closing the connection.
         """
-        session, table = self.session, self._context.table
-        unlock = table.unlock_job if self._lent else table.unlock_all
+        session, unlock = self.session, self._context.table.unlock_all
         try:
             if session.in_transaction:
                 session.rollback()
@@ -233,6 +244,7 @@ class LockedRow:
 
     def give_up_session(self, trouble: Exception) -> None:
         """Close the session, which frees the lock, because of *trouble* when writing on it."""
+        self._deleted_in = None
         self._context.logger.warning(
             "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
 from qg.failures import one_line
+from qg.locks import Logger
 
 __all__ = ["Outage"]
 
@@ -14,7 +14,7 @@ __all__ = ["Outage"]
 class Outage:
     """Who can't reach the database at the moment; logs the first one that can't and the last one that can."""
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: Logger) -> None:
         self._logger = logger
         self._mutex = threading.Lock()
         self._affected: set[object] = set()
@@ -29,7 +29,7 @@ class Outage:
                 self._began = time.monotonic()
         if first:
             self._logger.error(
-                "database_unreachable %s: %s; trying again until it is back",
+                "outage_begins %s: %s; trying again until it is over",
                 type(cause).__name__,
                 one_line(cause),
             )
@@ -43,4 +43,4 @@ class Outage:
             last = not self._affected
             seconds = time.monotonic() - self._began
         if last:
-            self._logger.warning("database_back after=%.1fs", seconds)
+            self._logger.warning("outage_over after=%.1fs", seconds)

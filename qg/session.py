@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from psycopg2.extensions import (
     cursor,
 )
 
-from qg.connections import Source, is_quiet, plain_cursor, transaction
+from qg.connections import Source, commit, is_quiet, plain_cursor, rollback, transaction
 from qg.tables import PREPARED_NAMES, Statement, Table, detect
 
 __all__ = ["Session", "find_table", "prepare_statements"]
@@ -39,6 +40,7 @@ class Session:
         self._table = table
         self._lease = source.lease()
         self._returned = False
+        self._process = os.getpid()
         try:
             self._mode = _Mode.of(self.conn)
             self.tidy()
@@ -48,6 +50,12 @@ class Session:
         except BaseException:
             self.discard()
             raise
+
+    def __del__(self) -> None:
+        # A job that nobody called done() on. Its connection may belong to a pool that would give it
+        # to the next one with the lock on it. In a forked process it is still the parent's.
+        if not getattr(self, "_returned", True) and self._process == os.getpid():
+            self.discard()
 
     @property
     def conn(self) -> connection:
@@ -77,27 +85,26 @@ class Session:
         """Run *statement* by itself, outside any transaction, and return its rows."""
         with self._autocommit():
             try:
-                return self._fetch(statement, params)
+                return self._fetch(statement.call_sql, params)
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
                 self._prepare()
-                return self._fetch(statement, params)
+                return self._fetch(statement.call_sql, params)
 
     def run_in_transaction(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run *statement* in the open transaction and return its rows."""
-        return self._fetch(statement, params)
+        """Run *statement* in the open transaction and return its rows.
+
+        In full, since a handler's transaction is lost if the prepared statement is.
+        """
+        return self._fetch(statement.plain_sql, params)
 
     def commit(self) -> None:
-        """Commit the open transaction, however it was begun."""
-        self.conn.commit()
-        if self.in_transaction:
-            self._end_by_hand("COMMIT")
+        """Commit the open transaction, however it was begun; an aborted one raises."""
+        commit(self.conn)
 
     def rollback(self) -> None:
         """Roll back the open transaction, however it was begun."""
-        self.conn.rollback()
-        if self.in_transaction:
-            self._end_by_hand("ROLLBACK")
+        rollback(self.conn)
 
     def tidy(self) -> None:
         """Put the idle connection into the mode a job finds it in, whatever the last one set."""
@@ -127,27 +134,23 @@ class Session:
 
     @contextmanager
     def _autocommit(self) -> Iterator[None]:
+        before = self.conn.autocommit
         self.conn.autocommit = True
         try:
             yield
         finally:
             if not self.conn.closed:
-                self.conn.autocommit = False
+                self.conn.autocommit = before
 
-    def _fetch(self, statement: Statement, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
-            cur.execute(statement.call_sql, params)
+            cur.execute(sql, params)
             return cur.fetchall()
 
     def _prepare(self) -> None:
         with plain_cursor(self.conn) as cur:
             _prepare_missing(cur, self._table)
         _prepared[self.conn] = self._table
-
-    def _end_by_hand(self, command: str) -> None:
-        # A handler said BEGIN itself in autocommit mode; psycopg2 then knows of no transaction.
-        with plain_cursor(self.conn) as cur:
-            cur.execute(command)
 
 
 @dataclass(frozen=True)

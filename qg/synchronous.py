@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime, timedelta, timezone
 
 from qg.fields import InsertParams, decode_args
 from qg.handlers import WorkMap, call_handler
-from qg.job import Job
+from qg.job import Ending, Job
+from qg.locks import Logger
 from qg.session import Session
-from qg.tables import Row, Table
+from qg.tables import Row, Table, iso_text
 from qg.testing import inject_job_conn, inject_job_tx
 from qg.transactions import queryer_in, rows_in
 from qg.verdicts import Discard, Reschedule
@@ -24,7 +24,7 @@ class Synchronous:
     connection. What it raises passes to the caller of enqueue(), and nothing is stored.
     """
 
-    def __init__(self, work_map: WorkMap, job_class: type[Job], logger: logging.Logger) -> None:
+    def __init__(self, work_map: WorkMap, job_class: type[Job], logger: Logger) -> None:
         self._work_map = work_map
         self._job_class = job_class
         self._logger = logger
@@ -38,7 +38,9 @@ class Synchronous:
         job = inject_job_conn(inject_job_tx(self._job_of(params), session.conn), session.conn)
         try:
             call_handler(self._work_map, job)
-            if session.in_transaction:
+            if job._ending is Ending.FAILED:
+                self._logger.error("job_failed type=%s: its handler called error()", job.type)
+            elif session.in_transaction:
                 session.commit()
         except Discard as verdict:
             self._log_discarded(job, verdict)
@@ -82,4 +84,4 @@ class Synchronous:
 
 def _at(verdict: Reschedule, params: InsertParams) -> InsertParams:
     at = verdict.at or datetime.now(timezone.utc) + timedelta(seconds=verdict.after or 0)
-    return params._replace(run_at=at.isoformat())
+    return params._replace(run_at=iso_text(at))

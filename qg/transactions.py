@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
+from psycopg2.extensions import connection
+
+from qg.connections import plain_cursor
 from qg.errors import ErrUnusable
 from qg.tables import Statement
 
@@ -54,13 +57,10 @@ def rows_in(tx: object, statement: Statement, params: Sequence[Any]) -> list[tup
     """
     reached = _reach(tx)
     if hasattr(reached, "exec_driver_sql"):
-        return _plain(reached.exec_driver_sql(statement.plain_sql, tuple(params)))
-    if _is_cursor(reached):
-        reached.execute(statement.plain_sql, params)
-        return _plain(reached)
-    with closing(reached.cursor()) as cur:
+        return [tuple(row) for row in reached.exec_driver_sql(statement.plain_sql, tuple(params))]
+    with closing(_tuple_cursor(reached)) as cur:
         cur.execute(statement.plain_sql, params)
-        return _plain(cur)
+        return [tuple(row) for row in cur.fetchall()]
 
 
 def queryer_in(tx: object) -> Queryer:
@@ -70,31 +70,34 @@ def queryer_in(tx: object) -> Queryer:
         ErrUnusable: if *tx* is nothing that rows_in() takes.
     """
     reached = _reach(tx)
-    if hasattr(reached, "exec_driver_sql") or _is_cursor(reached):
-        reached = reached.connection
-    queryer: Queryer = reached
+    queryer: Queryer = reached.connection if hasattr(reached, "exec_driver_sql") else reached
     return queryer
 
 
 def _reach(tx: Any) -> Any:
-    """Return the SQLAlchemy Connection, the cursor or the connection that *tx* is or stands for."""
+    """Return the connection that *tx* is or stands for; SQLAlchemy's own, since it knows the transaction."""
     if any(inspect.iscoroutinefunction(getattr(tx, name, None)) for name in ("execute", "connection")):
         raise _unusable(tx)
     if hasattr(tx, "get_bind") and callable(getattr(tx, "connection", None)):
         return tx.connection()  # a SQLAlchemy Session
-    if hasattr(tx, "exec_driver_sql") or _is_cursor(tx) or callable(getattr(tx, "cursor", None)):
+    if _is_cursor(tx):
+        return tx.connection
+    if hasattr(tx, "exec_driver_sql") or callable(getattr(tx, "cursor", None)):
         return tx
     raise _unusable(tx)
 
 
+def _tuple_cursor(conn: Any) -> Any:
+    """Return a cursor of *conn* whose rows are tuples, whatever kind it is set to make."""
+    if isinstance(conn, connection):
+        return plain_cursor(conn)
+    if hasattr(conn, "row_factory"):  # psycopg 3
+        return conn.cursor(row_factory=lambda cur: tuple)
+    return conn.cursor()
+
+
 def _is_cursor(tx: object) -> bool:
     return callable(getattr(tx, "execute", None)) and callable(getattr(tx, "fetchall", None))
-
-
-def _plain(result: Any) -> list[tuple[Any, ...]]:
-    # A cursor may be set to give its rows as dicts; their values are still in column order.
-    rows = result.fetchall()
-    return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in rows]
 
 
 def _unusable(tx: object) -> ErrUnusable:

@@ -6,20 +6,26 @@ import queue as queues
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
 from enum import Enum
 
 from qg.backoff import reconnect_pause
 from qg.client import Client
-from qg.errors import ErrAgain, ErrClientClosed, ErrPoolState
+from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidOption, ErrPoolState
 from qg.failures import PlainFailure, describe
 from qg.handlers import WorkMap, call_handler, checked_work_map
-from qg.job import Job
+from qg.job import Ending, Job
 from qg.outage import Outage
 from qg.polling import Polling
 from qg.session import Session
-from qg.verdicts import Discard, Reschedule
+from qg.signals import in_signal_handler
+from qg.verdicts import Discard
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "working_now"]
+
+
+# The worker whose handler is running, here or in a coroutine or thread that works for the handler.
+working_now: ContextVar[Worker | None] = ContextVar("qg_worker", default=None)
 
 
 class _Round(Enum):
@@ -48,6 +54,8 @@ class Worker(Polling):
         self, client: Client, work_map: WorkMap, *, queue: str | None = None, interval: float | None = None
     ) -> None:
         super().__init__(queue, interval)
+        if not isinstance(client, Client):
+            raise ErrInvalidOption(f"a worker needs a qg.Client, not {type(client).__name__}")
         self._client = client
         self._work_map = checked_work_map(work_map)
         self._logger = client.logger
@@ -60,7 +68,6 @@ class Worker(Polling):
         self._wakeups: queues.SimpleQueue[None] = queues.SimpleQueue()
         # Held for as long as work() runs, so that shutdown() can wait for it.
         self._working = threading.Lock()
-        self._thread: int | None = None
 
     def work(self) -> None:
         """Work jobs until shutdown() is called.
@@ -76,14 +83,12 @@ class Worker(Polling):
             raise ErrPoolState("this worker is working already; create another one for another thread")
         try:
             self._started = True
-            self._thread = threading.get_ident()
             self._work_until_stopped()
         except BaseException:
             self._discard_session()
             raise
         finally:
             self._give_session_back()
-            self._thread = None
             self._working.release()
 
     def work_one(self) -> bool:
@@ -97,16 +102,18 @@ class Worker(Polling):
         """
         session = self._client._lease()
         try:
-            return self._work_one(session) is not _Round.IDLE
-        finally:
-            session.give_back()
+            worked = self._work_one(session) is not _Round.IDLE
+        except BaseException:
+            session.discard()
+            raise
+        session.give_back()
+        return worked
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let the running job finish, take no new one, and wait until work() has returned.
 
-        May be called again, from any thread and from a signal handler. From the worker's own
-        handler, or a signal that interrupts it, it can't wait and doesn't. Mirrors Go's
-        ``Worker.Shutdown``.
+        May be called again, and from any thread. From the worker's own handler, or from a signal
+        handler, it can't wait and doesn't. Mirrors Go's ``Worker.Shutdown``.
 
         Args:
             timeout: how many seconds to wait at the most; None waits as long as it takes.
@@ -115,7 +122,7 @@ class Worker(Polling):
             Whether work() has ended. If it hasn't, the job that still runs is named in the log.
         """
         self._ask_to_stop()
-        if self._thread == threading.get_ident():
+        if working_now.get() is self or in_signal_handler():
             return False
         if self._working.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
             self._working.release()
@@ -186,6 +193,7 @@ class Worker(Polling):
 
     def _run(self, job: Job) -> BaseException | None:
         """Run the handler and complete the job; return what went wrong, if something did."""
+        working = working_now.set(self)
         try:
             call_handler(self._work_map, job)
             job._complete()
@@ -196,22 +204,28 @@ class Worker(Polling):
             return error
         except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker
             return error
+        finally:
+            working_now.reset(working)
         return None
 
     def _settle(self, job: Job, error: BaseException | None, seconds: float) -> _Round:
-        """Log how the job went; if it failed, record that first."""
+        """Record how the job went, if it failed, and log it."""
         recorded = error is None or job._fail(error)
-        if error is None and not job._failed_by_hand:
-            self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
-        elif isinstance(error, Reschedule):
-            self._logger.info("job_rescheduled id=%d type=%s: %s", job.id, job.type, error)
-        elif isinstance(error, Discard):
+        self._log(job, error, seconds)
+        return _Round.WORKED if recorded else _Round.UNRECORDED
+
+    def _log(self, job: Job, error: BaseException | None, seconds: float) -> None:
+        if isinstance(error, Discard):
             self._logger.warning("job_discarded id=%d type=%s: %s", job.id, job.type, error)
+        elif job._ending is Ending.RESCHEDULED:
+            self._logger.info("job_rescheduled id=%d type=%s: %s", job.id, job.type, error or "by its handler")
+        elif job._ending is Ending.DELETED and error is None:
+            self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
         else:
             text = describe(error) if error else job.last_error or ""
             trace = None if isinstance(error, PlainFailure) else error
-            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, text.split("\n", 1)[0], exc_info=trace)
-        return _Round.WORKED if recorded else _Round.UNRECORDED
+            first_line = text.split("\n", 1)[0]
+            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, first_line, exc_info=trace)
 
     def _sleep(self, seconds: float) -> None:
         if not self._stopping:
@@ -219,6 +233,7 @@ class Worker(Polling):
                 self._wakeups.get(timeout=seconds)
 
     def _own_session(self) -> Session:
+        self._client._require_open()
         if self._session is None or not self._session.alive:
             self._discard_session()
             self._session = self._client._lease()

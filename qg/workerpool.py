@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+import psycopg2
 
 from qg.client import Client
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
@@ -14,7 +17,8 @@ from qg.handlers import WorkMap, checked_work_map
 from qg.outage import Outage
 from qg.polling import Polling
 from qg.session import Session
-from qg.worker import Worker
+from qg.signals import in_signal_handler
+from qg.worker import Worker, working_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,6 +57,8 @@ class WorkerPool(Polling):
         super().__init__(queue, interval)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
+        if not isinstance(client, Client):
+            raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {type(client).__name__}")
         self.work_map = checked_work_map(work_map)
         self._client = client
         self._count = count
@@ -69,6 +75,7 @@ class WorkerPool(Polling):
             ErrPoolState: if the pool was started before, or has been shut down since.
             ErrTooFewConnections: if the source can't give each worker a connection; none is
                 started then.
+            psycopg2.OperationalError: if the database can't be reached at all.
         """
         with self._mutex:
             if self._stopped:
@@ -83,16 +90,14 @@ class WorkerPool(Polling):
                 raise
             if self._stopped:  # by a signal that came meanwhile
                 self._ask_to_stop()
-            for number, worker in enumerate(self._workers, start=1):
-                thread = threading.Thread(target=worker.work, name=f"qg-worker-{self.queue}-{number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            self._run_threads()
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let running jobs finish, take no new ones, and wait for the workers to end.
 
-        Does nothing before start(); may be called again, from any thread and from a signal
-        handler. From one of the pool's own handlers it can't wait and doesn't. Mirrors Go's
+        Does nothing before start(); may be called again, and from any thread. From one of the
+        pool's own handlers, or from a signal handler, it can't wait and doesn't; after a signal
+        handler the process, when it ends, waits in its place. Mirrors Go's
         ``WorkerPool.Shutdown``.
 
         Args:
@@ -109,8 +114,14 @@ class WorkerPool(Polling):
                 return True
             self._stopped = True
         self._ask_to_stop()
-        if threading.current_thread() in self._threads:
+        if working_now.get() in self._workers:
             return False
+        if in_signal_handler():
+            atexit.register(self._wait, deadline)
+            return False
+        return self._wait(deadline)
+
+    def _wait(self, deadline: float | None) -> bool:
         for thread in self._threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
         running = [w for w, thread in zip(self._workers, self._threads, strict=False) if thread.is_alive()]
@@ -124,6 +135,19 @@ class WorkerPool(Polling):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
+
+    def _run_threads(self) -> None:
+        try:
+            for number, worker in enumerate(self._workers, start=1):
+                thread = threading.Thread(target=worker.work, name=f"qg-worker-{self.queue}-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # the system has no more threads
+            self._stopped = True
+            self._ask_to_stop()
+            for worker in self._workers[len(self._threads) :]:
+                worker._give_session_back()
+            raise
 
     def _ask_to_stop(self) -> None:
         for worker in self._workers:
@@ -151,7 +175,8 @@ class WorkerPool(Polling):
         except BaseException as error:
             for session in sessions:
                 session.give_back()
-            if isinstance(error, QgError) or not isinstance(error, Exception):
+            unreachable = not sessions and isinstance(error, psycopg2.OperationalError)
+            if unreachable or isinstance(error, QgError) or not isinstance(error, Exception):
                 raise
             raise self._too_few(len(sessions), one_line(error)) from error
         return sessions

@@ -36,6 +36,7 @@ ORDER = [
     "client",
     "polling",
     "outage",
+    "signals",
     "worker",
     "workerpool",
     "__init__",

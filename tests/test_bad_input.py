@@ -145,7 +145,9 @@ def test_a_work_map_that_is_none_is_refused(client: qg.Client, dsn: str, work_ma
             qg.Client(dsn, run_synchronously=work_map)
 
 
-@pytest.mark.parametrize("options", [{"backoff": 5}, {"job_class": object}, {"job_class": qg.Job("MyJob")}])
+@pytest.mark.parametrize(
+    "options", [{"backoff": 5}, {"job_class": object}, {"job_class": qg.Job("MyJob")}, {"logger": "qg"}]
+)
 def test_an_option_of_the_client_that_cant_be_is_refused(dsn: str, options: Any) -> None:
     with pytest.raises(qg.ErrInvalidOption, match=next(iter(options))):
         qg.Client(dsn, **options)

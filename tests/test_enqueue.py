@@ -48,6 +48,18 @@ def test_run_at_is_kept_to_the_microsecond(client: qg.Client, database: Database
     assert job.run_at == when
 
 
+@pytest.mark.parametrize("offset", [timedelta(hours=23), timedelta(hours=-16), timedelta(microseconds=5)])
+def test_run_at_may_have_an_offset_that_postgresql_wouldnt_take(
+    client: qg.Client, database: Database, offset: timedelta
+) -> None:
+    when = datetime(2031, 2, 3, 4, 5, 6, tzinfo=timezone(offset))
+    assert client.enqueue(qg.Job("MyJob", run_at=when)).run_at == when
+    database.query("UPDATE que_jobs SET run_at = now()")
+    with client.lock_job():
+        raise qg.Reschedule(at=when)
+    assert database.value("SELECT run_at FROM que_jobs") == when
+
+
 @pytest.mark.parametrize("when", [datetime.min, datetime(1, 1, 2, 3, 4, 5, 60000), datetime.max])
 def test_run_at_reaches_as_far_as_a_datetime(client: qg.Client, database: Database, when: datetime) -> None:
     when = when.replace(tzinfo=timezone.utc)

@@ -13,7 +13,7 @@ import psycopg2.extras
 import pytest
 import sqlalchemy
 import sqlalchemy.orm
-from psycopg.rows import dict_row, namedtuple_row
+from psycopg.rows import dict_row, namedtuple_row, scalar_row
 from psycopg2.extensions import parse_dsn
 from support import Database
 
@@ -57,6 +57,12 @@ def psycopg3_connection_with_dict_rows(dsn: str) -> Iterator[Opened]:
 def psycopg3_cursor(dsn: str) -> Iterator[Opened]:
     with psycopg.connect(dsn) as conn, conn.cursor(row_factory=namedtuple_row) as cur:
         yield cur, conn.commit, conn.rollback
+
+
+@contextmanager
+def psycopg3_connection_with_scalar_rows(dsn: str) -> Iterator[Opened]:
+    with psycopg.connect(dsn, row_factory=scalar_row) as conn:
+        yield conn, conn.commit, conn.rollback
 
 
 @contextmanager
@@ -126,6 +132,7 @@ OPENERS = [
     psycopg2_cursor,
     psycopg3_connection,
     psycopg3_connection_with_dict_rows,
+    psycopg3_connection_with_scalar_rows,
     psycopg3_cursor,
     sqlalchemy_connection,
     sqlalchemy_connection_over_psycopg3,
@@ -175,6 +182,13 @@ def test_a_session_with_another_datestyle_fills_in_the_right_time(client: qg.Cli
             cur.execute("SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'")
         assert client.enqueue_in_tx(qg.Job("MyJob", run_at=WHEN), conn).run_at == WHEN
         conn.commit()
+
+
+def test_a_cursor_given_keeps_the_result_it_holds(client: qg.Client, dsn: str) -> None:
+    with closing(psycopg2.connect(dsn)) as conn, conn.cursor() as cur:
+        cur.execute("SELECT 1")
+        client.enqueue_in_tx(qg.Job("MyJob"), cur)
+        assert cur.fetchall() == [(1,)]
 
 
 class AsyncSession:

@@ -134,6 +134,17 @@ def test_delete_works_in_autocommit_mode_and_in_a_transaction_begun_by_hand(job:
     assert (database.count(), all_written(database)) == (0, [1])
 
 
+def test_neither_delete_nor_error_changes_the_mode_that_the_caller_chose(client: qg.Client, database: Database) -> None:
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    for settle in (lambda job: job.delete(), lambda job: job.error("failed")):
+        with client.lock_job() as job:
+            job.conn.autocommit = True
+            settle(job)
+            assert job.conn.autocommit is True
+            write(job, job.id)
+    assert all_written(database) == [1, 2]
+
+
 # done()
 
 
@@ -516,6 +527,21 @@ def test_discard_drops_the_job_and_what_it_wrote(client: qg.Client, database: Da
         write(job)
         raise qg.Discard("nobody wants it")
     assert (database.count(), all_written(database), database.locks()) == (0, [], [])
+
+
+class Silent(qg.Job):
+    def error(self, message: str) -> None:
+        raise LookupError("can't do it")
+
+
+def test_an_override_of_error_that_fails_doesnt_hide_what_was_raised(dsn: str, database: Database) -> None:
+    with qg.Client(dsn, job_class=Silent) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with pytest.raises(RuntimeError, match="the real trouble"), client.lock_job() as job:
+            write(job)
+            job.delete()
+            raise RuntimeError("the real trouble")
+    assert database.jobs()[0][3].startswith("RuntimeError: the real trouble")
 
 
 def test_an_error_whose_session_is_gone_is_recorded_on_a_new_one(

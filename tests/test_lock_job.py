@@ -212,6 +212,17 @@ def test_a_job_that_python_cant_read_is_that_jobs_error_and_the_next_one_comes(
     assert last_error.startswith(("RecursionError: ", "ValueError: "))
 
 
+def test_an_unreadable_job_that_is_due_again_at_once_doesnt_keep_lock_job_for_ever(
+    dsn: str, database: Database
+) -> None:
+    with qg.Client(dsn, backoff=lambda error_count: 0) as client:
+        database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
+        with pytest.raises(qg.ErrAgain, match="or unreadable"):
+            client.lock_job()
+    assert database.jobs()[0][2] == 10
+    assert database.locks() == []
+
+
 @pytest.mark.parametrize("run_at", ["-infinity", "0044-03-15 12:00:00 BC", "0001-01-01 00:00:00+00"])
 def test_a_run_at_beyond_datetime_is_worked_like_any_other(client: qg.Client, database: Database, run_at: str) -> None:
     database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Old', %s)", (run_at,))

@@ -25,13 +25,13 @@ def test_a_pool_waits_for_the_database_and_goes_on_when_it_is_back(
             eventually(lambda: database.count() == 0)
             network.cut()
             enqueuer.enqueue(qg.Job("MyJob"))
-            eventually(lambda: messages(caplog, "database_unreachable"))
+            eventually(lambda: messages(caplog, "outage_begins"))
             network.open()
             eventually(lambda: database.count() == 0)
-            eventually(lambda: messages(caplog, "database_back"))
-        (unreachable,) = messages(caplog, "database_unreachable")
+            eventually(lambda: messages(caplog, "outage_over"))
+        (unreachable,) = messages(caplog, "outage_begins")
         assert "OperationalError: " in unreachable
-        assert len(messages(caplog, "database_back")) == 1
+        assert len(messages(caplog, "outage_over")) == 1
 
 
 def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureFixture) -> None:
@@ -39,9 +39,9 @@ def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureF
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {}, 2, interval=0.02):
         for outage in (1, 2):
             network.cut()
-            eventually(lambda outage=outage: len(messages(caplog, "database_unreachable")) == outage)
+            eventually(lambda outage=outage: len(messages(caplog, "outage_begins")) == outage)
             network.open()
-            eventually(lambda outage=outage: len(messages(caplog, "database_back")) == outage)
+            eventually(lambda outage=outage: len(messages(caplog, "outage_over")) == outage)
 
 
 def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
@@ -58,7 +58,7 @@ def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
         client.enqueue(qg.Job("MyJob"))
         pool._workers[0]._wakeups.put(None)
         eventually(lambda: database.count() == 0)
-    assert messages(caplog, "database_unreachable") == []
+    assert messages(caplog, "outage_begins") == []
 
 
 def test_a_job_cut_off_while_it_ran_is_run_again_and_its_writes_are_gone(network: Network, database: Database) -> None:
@@ -102,9 +102,9 @@ def test_a_table_that_vanishes_is_an_outage_too(make_database, caplog: pytest.Lo
     other = Database(dsn)
     with qg.Client(dsn) as client, qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=0.01):
         other.query("ALTER TABLE que_jobs RENAME TO elsewhere")
-        eventually(lambda: messages(caplog, "database_unreachable UndefinedTable"))
+        eventually(lambda: messages(caplog, "outage_begins UndefinedTable"))
         other.query("ALTER TABLE elsewhere RENAME TO que_jobs")
-        eventually(lambda: messages(caplog, "database_back"))
+        eventually(lambda: messages(caplog, "outage_over"))
         client.enqueue(qg.Job("MyJob"))
         eventually(lambda: other.count() == 0)
     other.close()
@@ -143,7 +143,7 @@ def test_err_again_is_no_outage_and_no_end(dsn: str, database: Database, caplog:
         client.enqueue(qg.Job("MyJob"))
         with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=0.01):
             eventually(lambda: database.count() == 0)
-    assert messages(caplog, "database_unreachable") == []
+    assert messages(caplog, "outage_begins") == []
     assert len(messages(caplog, "no_job")) == 1
 
 

@@ -202,6 +202,88 @@ def test_a_transaction_that_somebody_left_open_in_their_pool_is_rolled_back(
     pool.closeall()
 
 
+@pytest.mark.parametrize("make", ["pool", "engine", "callable"])
+def test_a_transaction_that_somebody_began_by_hand_doesnt_swallow_a_job(
+    dsn: str, database: Database, make: str
+) -> None:
+    """In autocommit mode psycopg2 knows nothing of a BEGIN, and so doesn't roll it back."""
+
+    def connect() -> Any:
+        conn = psycopg2.connect(dsn)
+        conn.autocommit = True
+        conn.cursor().execute("BEGIN")
+        return conn
+
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
+    conn = pool.getconn()
+    conn.autocommit = True
+    conn.cursor().execute("BEGIN")
+    pool.putconn(conn)
+    with qg.Client({"pool": pool, "engine": engine, "callable": connect}[make]) as client:
+        client.enqueue(qg.Job("MyJob"))
+        assert database.count() == 1
+        with client.lock_job() as job:
+            assert job.conn.info.transaction_status == TRANSACTION_STATUS_IDLE
+    engine.dispose()
+    pool.closeall()
+
+
+def test_a_source_that_gives_one_connection_twice_is_refused(dsn: str, database: Database) -> None:
+    with closing(psycopg2.connect(dsn)) as conn, qg.Client(lambda: conn) as client:
+        client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+        with client.lock_job() as job:
+            with pytest.raises(qg.ErrUnusable, match="gave before and hasn't got back; make it open a new one"):
+                client.lock_job()
+            assert database.locks() == [job.id]
+            job.delete()
+
+
+@pytest.mark.parametrize("make", ["pool", "engine"])
+def test_a_forgotten_jobs_connection_doesnt_go_back_with_its_lock(dsn: str, database: Database, make: str) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn))
+    pool = psycopg2.pool.ThreadedConnectionPool(0, 1, dsn)
+    with qg.Client(engine if make == "engine" else pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        job = client.lock_job()
+        assert database.locks() == [job.id]
+        del job
+        eventually(lambda: database.locks() == [])
+        with client.lock_job() as job:
+            assert job.id == 1
+    engine.dispose()
+    pool.closeall()
+
+
+def test_a_workers_connection_goes_back_free_of_the_locks_that_handlers_took(dsn: str, database: Database) -> None:
+    def handler(job: qg.Job) -> None:
+        job.tx.cursor().execute("SELECT pg_advisory_lock(4711)")
+
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
+    with qg.Client(pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        assert qg.Worker(client, {"MyJob": handler}).work_one()
+        assert database.locks() == []
+    pool.closeall()
+
+
+def test_a_worker_interrupted_at_a_bad_moment_keeps_its_connection_from_the_pool(
+    dsn: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(job: qg.Job) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qg.Job, "done", interrupted)
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
+    with qg.Client(pool) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with pytest.raises(KeyboardInterrupt):
+            qg.Worker(client, {"MyJob": lambda job: None}).work_one()
+        eventually(lambda: database.locks() == [])
+        assert client.stats() == []
+    pool.closeall()
+
+
 def test_a_broken_connection_doesnt_go_back_to_its_pool(dsn: str, database: Database) -> None:
     with closing_pool(psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)) as pool, qg.Client(pool) as client:
         client.enqueue(qg.Job("MyJob"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -82,6 +82,31 @@ def test_bad_input_is_refused_as_ever(eager: qg.Client, handlers: Handlers) -> N
     with pytest.raises(qg.ErrInvalidJob):
         eager.enqueue(qg.Job("MyJob", {1, 2}))
     assert handlers.seen == []
+
+
+def test_an_aborted_transaction_that_the_handler_swallowed_passes_on(dsn: str, database: Database) -> None:
+    def handler(job: qg.Job) -> None:
+        with suppress(psycopg2.Error):
+            job.tx.cursor().execute("SELECT 1/0")
+
+    with (
+        qg.Client(dsn, run_synchronously={"MyJob": handler}) as client,
+        pytest.raises(psycopg2.errors.InFailedSqlTransaction, match="can't be committed"),
+    ):
+        client.enqueue(qg.Job("MyJob"))
+
+
+def test_a_handler_that_calls_error_has_its_writes_undone(
+    dsn: str, handlers: Handlers, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(job: qg.Job) -> None:
+        handlers.handle(job)
+        job.error("no luck")
+
+    with qg.Client(dsn, run_synchronously={"MyJob": handler}) as client:
+        client.enqueue(qg.Job("MyJob"))
+    assert (database.count(), written(database)) == (0, 0)
+    assert "job_failed type=MyJob" in caplog.text
 
 
 def test_discard_ends_the_job(eager: qg.Client, handlers: Handlers, database: Database) -> None:

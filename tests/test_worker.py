@@ -88,6 +88,108 @@ def test_a_handler_may_delete_and_commit_by_itself(
     assert "job_gone" not in caplog.text
 
 
+def roll_back_the_deletion_and_call_done(job: qg.Job) -> None:
+    job.tx.cursor().execute("SELECT 1")
+    job.delete()
+    job.tx.rollback()
+    job.done()
+
+
+def swallow_a_failing_commit_in_done(job: qg.Job) -> None:
+    leave_a_failing_commit(job)
+    job.delete()
+    with suppress(psycopg2.Error):
+        job.done()
+
+
+@pytest.mark.parametrize("handler", [roll_back_the_deletion_and_call_done, swallow_a_failing_commit_in_done])
+def test_a_handler_whose_deletion_came_to_nothing_has_failed(
+    client: qg.Client, database: Database, handler: Any
+) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, handler)
+    assert database.jobs()[0][2] == 1
+    assert "neither deleted it nor recorded an error" in first_line(database)
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "state"),
+    [
+        (qg.Discard("obsolete"), "job_worked", []),
+        (qg.Reschedule(after=60), "job_rescheduled id=1 type=MyJob: by its handler", [0]),
+    ],
+    ids=["discard", "reschedule"],
+)
+def test_a_handler_may_use_a_block_of_its_own_for_a_verdict(
+    client: qg.Client,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    event: str,
+    state: list[int],
+) -> None:
+    def handler(job: qg.Job) -> None:
+        with job:
+            raise error
+
+    caplog.set_level(logging.INFO)
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, handler)
+    assert [job[2] for job in database.jobs()] == state
+    assert event in caplog.text
+    assert "job_failed" not in caplog.text
+
+
+def test_an_error_in_a_block_of_the_handlers_own_is_recorded_once(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(job: qg.Job) -> None:
+        with job:
+            raise LookupError("no such user")
+
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, handler)
+    assert (database.jobs()[0][2], first_line(database)) == (1, "LookupError: no such user")
+    assert [record.message for record in caplog.records] == ["job_failed id=1 type=MyJob: LookupError: no such user"]
+
+
+def test_statements_thrown_away_in_the_jobs_transaction_are_no_failure(client: qg.Client, database: Database) -> None:
+    def handler(job: qg.Job) -> None:
+        job.tx.cursor().execute("DEALLOCATE ALL")
+        write(job)
+
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    work_one(client, handler)
+    assert (database.count(), all_written(database)) == (1, [1])
+
+
+def generator(job: qg.Job) -> Iterator[int]:
+    yield 1
+
+
+async def async_generator(job: qg.Job) -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize("handler", [generator, async_generator])
+def test_a_generator_is_refused_since_nobody_would_run_it(client: qg.Client, database: Database, handler: Any) -> None:
+    with pytest.raises(qg.ErrInvalidOption, match="is a generator, which nobody would run"):
+        qg.Worker(client, {"MyJob": handler})
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, lambda job: handler(job))
+    assert first_line(database).startswith("TypeError: the handler returned a generator")
+
+
+def test_an_error_after_the_client_was_closed_is_recorded_all_the_same(client: qg.Client, database: Database) -> None:
+    def handler(job: qg.Job) -> None:
+        client.close()
+        database.terminate(job.conn.info.backend_pid)
+
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, handler)
+    assert database.jobs()[0][2] == 1
+
+
 class Archived(qg.Job):
     def delete(self) -> None:
         write(self, self.id)

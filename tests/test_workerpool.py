@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import functools
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg2.pool
 import pytest
 import sqlalchemy
 from psycopg2.extensions import parse_dsn
-from support import Database, eventually
+from support import Database, Network, eventually
 
 import qg
 
@@ -162,6 +168,55 @@ def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Data
             eventually(lambda: database.count() == 0)
 
 
+def test_a_database_that_is_away_at_the_start_is_psycopg2s_error(network: Network) -> None:
+    with qg.Client(network.dsn) as client:
+        pool = qg.WorkerPool(client, {}, 2, interval=SOON)
+        network.cut()
+        with pytest.raises(psycopg2.OperationalError, match="refused"):
+            pool.start()
+        network.open()
+        pool.start()
+        assert pool.shutdown(timeout=10)
+
+
+def test_a_thread_that_doesnt_start_stops_the_others_and_keeps_no_connection(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name == "qg-worker--2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    pool = qg.WorkerPool(client, {}, 3, interval=3600)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        pool.start()
+    assert pool.shutdown(timeout=10) is True
+    client.close()
+    eventually(lambda: database.sessions() == [])
+
+
+def test_workers_end_when_their_client_is_closed(client: qg.Client, dsn: str, database: Database) -> None:
+    pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 2, interval=SOON)
+    pool.start()
+    client.close()
+    eventually(lambda: not any(thread.is_alive() for thread in pool._threads))
+    with qg.Client(dsn) as other:
+        other.enqueue(qg.Job("MyJob"))
+    assert pool.shutdown() is True
+    assert database.count() == 1
+
+
+@pytest.mark.parametrize("client", ["postgresql:///app", None], ids=repr)
+def test_what_is_no_client_is_refused(client: Any) -> None:
+    with pytest.raises(qg.ErrInvalidOption, match="needs a qg.Client"):
+        qg.WorkerPool(client, {}, 1)
+    with pytest.raises(qg.ErrInvalidOption, match="needs a qg.Client"):
+        qg.Worker(client, {})
+
+
 # Shutdown
 
 
@@ -247,23 +302,91 @@ def test_handlers_may_shut_their_pool_down(client: qg.Client, database: Database
     assert database.count() == 0
 
 
-def test_a_signal_handler_may_shut_a_pool_down_while_shutdown_waits(client: qg.Client) -> None:
+@pytest.fixture
+def on_alarm() -> Iterator[Callable[[Any], None]]:
+    """A function that installs what SIGALRM calls."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield lambda handler: signal.signal(signal.SIGALRM, handler) and None
+    signal.signal(signal.SIGALRM, before)
+
+
+class Callback:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.function()
+
+    def method(self, number: int, frame: Any) -> None:
+        self.function()
+
+
+HANDLERS = {
+    "function": lambda function: lambda number, frame: function(),
+    "method": lambda function: Callback(function).method,
+    "object": Callback,
+    "partial": lambda function: functools.partial(lambda ask, number, frame: ask(), function),
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_shutdown_from_a_signal_handler_waits_for_nothing_that_the_interrupted_code_holds(
+    client: qg.Client, caplog: pytest.LogCaptureFixture, on_alarm: Any, kind: str
+) -> None:
+    """The main thread is interrupted while it logs, and holds the log's lock; the worker wants to log."""
+    caplog.set_level("INFO")
+    gate, answers = Gate(), []
+    client.enqueue(qg.Job("MyJob"))
+    pool = qg.WorkerPool(client, {"MyJob": gate}, 1, interval=SOON)
+    on_alarm(HANDLERS[kind](lambda: answers.append(pool.shutdown())))
+    pool.start()
+    gate.wait_for(1)
+    with caplog.handler.lock:
+        gate.opened.set()
+        signal.raise_signal(signal.SIGALRM)
+        assert answers == [False]
+    assert pool.shutdown(timeout=10) is True
+    atexit.unregister(pool._wait)
+
+
+def test_a_process_that_was_asked_to_stop_by_a_signal_lets_its_jobs_finish(dsn: str, database: Database) -> None:
+    program = f"""
+import signal, time, qg
+client = qg.Client({dsn!r})
+def handler(job):
+    print("entered", flush=True)
+    time.sleep(0.5)
+pool = qg.WorkerPool(client, {{"MyJob": handler}}, 1, interval=0.01)
+signal.signal(signal.SIGTERM, lambda *_: pool.shutdown())
+pool.start()
+signal.pause()
+"""
+    with qg.Client(dsn) as client:
+        client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "entered\n"
+    process.terminate()
+    assert process.communicate(timeout=20) == ("", None)
+    assert process.returncode == 0
+    assert database.count() == 1
+
+
+def test_a_signal_handler_may_shut_a_pool_down_while_shutdown_waits(client: qg.Client, on_alarm: Any) -> None:
     gate = Gate()
     client.enqueue(qg.Job("MyJob"))
     pool = qg.WorkerPool(client, {"MyJob": gate}, 1, interval=SOON)
 
     def on_signal(signum: int, frame: Any) -> None:
-        assert pool.shutdown(timeout=0) is False
+        assert pool.shutdown() is False
         gate.opened.set()
 
-    before = signal.signal(signal.SIGALRM, on_signal)
-    try:
-        pool.start()
-        gate.wait_for(1)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        assert pool.shutdown(timeout=10) is True
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    on_alarm(on_signal)
+    pool.start()
+    gate.wait_for(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    assert pool.shutdown(timeout=10) is True
+    atexit.unregister(pool._wait)
 
 
 def test_a_signal_in_the_middle_of_the_start_stops_every_worker(
@@ -349,22 +472,54 @@ def test_a_handler_may_shut_its_worker_down(client: qg.Client, database: Databas
     assert (answers, database.count()) == ([False], 0)
 
 
-def test_a_signal_ends_a_worker_that_sleeps_in_the_main_thread(client: qg.Client) -> None:
+def test_a_signal_ends_a_worker_that_sleeps_in_the_main_thread(client: qg.Client, on_alarm: Any) -> None:
     worker = qg.Worker(client, {}, interval=3600)
-    before = signal.signal(signal.SIGALRM, lambda signum, frame: worker.shutdown() and None)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        began = time.monotonic()
+    on_alarm(lambda signum, frame: worker.shutdown())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    began = time.monotonic()
+    worker.work()
+    assert time.monotonic() - began < 10
+
+
+def test_a_signal_at_any_moment_of_work_ends_the_worker(client: qg.Client, on_alarm: Any) -> None:
+    """Before its first round, when nothing yet says who is working, and after its last."""
+    answers: list[bool] = []
+    on_alarm(lambda signum, frame: answers.append(worker.shutdown()))
+
+    class Signalled(qg.Worker):
+        def _work_until_stopped(self) -> None:
+            signal.raise_signal(signal.SIGALRM)
+            super()._work_until_stopped()
+
+        def _give_session_back(self) -> None:
+            super()._give_session_back()
+            signal.raise_signal(signal.SIGALRM)
+
+    worker = Signalled(client, {}, interval=3600)
+    worker.work()
+    assert answers == [False, False]
+
+
+def test_a_coroutine_may_shut_its_worker_down(client: qg.Client, database: Database) -> None:
+    answers: list[bool] = []
+
+    async def handler(job: qg.Job) -> None:
+        await asyncio.sleep(0)
+        answers.append(worker.shutdown())
+
+    async def program() -> None:
         worker.work()
-        assert time.monotonic() - began < 10
-    finally:
-        signal.signal(signal.SIGALRM, before)
+
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": handler}, interval=SOON)
+    asyncio.run(program())
+    assert (answers, database.count()) == ([False], 0)
 
 
 def test_a_worker_works_in_one_thread_only(client: qg.Client) -> None:
     worker = qg.Worker(client, {}, interval=3600)
     thread = in_thread(worker.work)
-    eventually(lambda: worker._thread is not None)
+    eventually(worker._working.locked)
     with pytest.raises(qg.ErrPoolState, match="working already"):
         worker.work()
     assert worker.shutdown(timeout=10)

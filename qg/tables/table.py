@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "timestamp"]
+__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "iso_text", "timestamp"]
 
 
 class Row(NamedTuple):
@@ -32,6 +32,17 @@ class Row(NamedTuple):
     def due(self) -> datetime:
         """``run_at`` as an aware datetime, or as near to it as a datetime comes."""
         return timestamp(self.run_at)
+
+
+def iso_text(when: datetime) -> str:
+    """Return the aware datetime *when* as text that PostgreSQL reads, whatever its offset.
+
+    PostgreSQL takes offsets below 16 hours and of whole seconds; in UTC there is none.
+    """
+    try:
+        return when.astimezone(timezone.utc).isoformat()
+    except OverflowError:  # within hours of the first or the last datetime there is
+        return when.isoformat()
 
 
 def timestamp(iso: str) -> datetime:
