@@ -43,7 +43,7 @@ from qg.verdicts import Discard, Reschedule
 from qg.worker import Worker
 from qg.workerpool import WorkerPool
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Client",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,29 @@ def test_every_python_block_runs_in_turn(
 ) -> None:
     database.query("CREATE TABLE users (id int PRIMARY KEY, greeted boolean NOT NULL DEFAULT false)")
     database.query("INSERT INTO users VALUES (7), (8)")
+    # What ends a worker script is a signal, which is installed by the first block that needs it.
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "pause", lambda: eventually(lambda: database.count() == 0))
+    monkeypatch.setattr(logging, "basicConfig", lambda level: None)
     try:
         program: dict[str, Any] = {
             "__name__": "readme",
-            "wait_for_the_end_of_your_program": lambda: eventually(lambda: database.count() == 0),
         }
         for block in blocks("python"):
+            if "WorkerPool" in block:
+                program["client"].enqueue(qg.Job("GreetUser", [8], queue="mail"))
             exec(compile(block.replace("postgresql:///app", database.dsn), "README.md", "exec"), program)
         program["conn"].close()
         greeted = database.query("SELECT id FROM users WHERE greeted ORDER BY id")
         assert greeted == [(7,), (8,)]
         assert capsys.readouterr().out.startswith("mail GreetUser 2 0 0 ")
         with program["client"] as client:
-            client.enqueue_batch([qg.Job("Greet", queue="x"), qg.Job("Greet", queue="x")])
-            database.query("UPDATE que_jobs SET error_count = 11 WHERE job_id = (SELECT max(job_id) FROM que_jobs)")
-            worker = qg.Worker(client, {"Greet": program["greet_if_awake"]}, queue="x")
-            assert [worker.work_one(), worker.work_one(), worker.work_one()] == [True, True, False]
-        assert database.value("SELECT count(*) FROM que_jobs WHERE queue = 'x' AND run_at > now()") == 1
+            client.enqueue(qg.Job("Greet", queue="x"))
+            database.query("UPDATE que_jobs SET error_count = 11 WHERE queue = 'x'")
+            assert qg.Worker(client, {"Greet": program["greet_by_day"]}, queue="x").work_one()
+        assert database.value("SELECT count(*) FROM que_jobs WHERE queue = 'x'") == 0
     finally:
+        signal.signal(signal.SIGTERM, before)
         database.query("DROP TABLE users")
 
 
@@ -83,9 +89,7 @@ def test_the_example_in_the_packages_docstring_runs(database: Database, capsys: 
     assert database.count() == 0
 
 
-def test_the_package_imports_in_no_time() -> None:
-    code = "import sys, qg; print(sorted(m for m in sys.modules if m in ('click', 'rich', 'sqlalchemy', 'asyncio')))"
-    began = time.monotonic()
+def test_importing_the_package_brings_no_extra_along() -> None:
+    code = "import sys, qg; print([each for each in ('click', 'rich', 'sqlalchemy', 'django') if each in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() in ("[]", "['asyncio']")
-    assert time.monotonic() - began < 30
+    assert done.stdout == "[]\n"
