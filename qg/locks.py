@@ -111,16 +111,6 @@ class LockedRow:
         """
         return not self._run(self._context.table.job_exists, (self.row.id,))
 
-    def still_there(self) -> bool:
-        """Whether the job is in the table, for one whose lock was given up."""
-        exists, lent = self._context.table.job_exists, self._lent and self.session.idle
-        session = self.session if lent else self._context.lease()
-        try:
-            return bool(session.run(exists, (self.row.id,)))
-        finally:
-            if not lent:
-                session.give_back()
-
     def abandon(self) -> None:
         """Roll back what is open. A session that can't do that is closed, which does it too."""
         try:
@@ -156,38 +146,6 @@ class LockedRow:
         self._abandon_transaction()
         self.delete()
 
-    def relock(self) -> LockedRow | None:
-        """Lock the row anew after its lock was lost or given up; None if it isn't as it was.
-
-        On the worker's session where that is sound, otherwise on a new one.
-        """
-        table = self._context.table
-        lent = self._lent and self.session.idle
-        session = self.session if lent else self._context.lease()
-        anew = LockedRow(session, self.as_locked, self._context, lent=lent)
-        try:
-            if anew._try_lock():
-                if session.run(table.check_job, table.key(anew.row)):
-                    return anew
-                anew.let_go()
-            elif not lent:
-                session.give_back()
-        except BaseException:
-            session.discard()
-            raise
-        self._context.logger.warning(
-            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
-        )
-        return None
-
-    def _try_lock(self) -> bool:
-        # The server may take a moment to notice that the session which had the lock is gone.
-        for pause in (0, *_RELOCK_PAUSE_SECONDS):
-            time.sleep(pause)
-            if self.session.run(self._context.table.relock_job, (self.row.id,))[0][0]:
-                return True
-        return False
-
     def let_go(self) -> None:
         """Roll back what is open, unlock, and give the session back unless it is lent.
 
@@ -211,6 +169,61 @@ class LockedRow:
             self._context.logger.warning(
                 "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
             )
+
+    def give_up_session(self, trouble: Exception) -> None:
+        """Close the session, which frees the lock, because of *trouble* when writing on it."""
+        self._deleted_in = None
+        self._context.logger.warning(
+            "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
+        )
+        self.session.discard()
+
+    def still_there(self) -> bool:
+        """Whether the job is in the table, for one whose lock was given up."""
+        session, lent = self._reach()
+        try:
+            return bool(session.run(self._context.table.job_exists, (self.row.id,)))
+        finally:
+            if not lent:
+                session.give_back()
+
+    def relock(self) -> LockedRow | None:
+        """Lock the row anew after its lock was lost or given up; None if it isn't as it was."""
+        table = self._context.table
+        session, lent = self._reach()
+        anew = LockedRow(session, self.as_locked, self._context, lent=lent)
+        try:
+            if anew._try_lock():
+                if session.run(table.check_job, table.key(anew.row)):
+                    return anew
+                anew.let_go()
+            elif not lent:
+                session.give_back()
+        except BaseException:
+            session.discard()
+            raise
+        self._context.logger.warning(
+            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
+        )
+        return None
+
+    def log_unrecorded(self, trouble: Exception) -> None:
+        """Log that what became of the attempt couldn't be written."""
+        self._context.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))
+
+    def _reach(self) -> tuple[Session, bool]:
+        """Return the worker's session where that is sound, otherwise a new one; and whether it is lent."""
+        if self._lent and self.session.idle:
+            return self.session, True
+        return self._context.lease(), False
+
+    def _try_lock(self) -> bool:
+        # The server may take a moment to notice that the session which had the lock is gone.
+        for pause in (0, *_RELOCK_PAUSE_SECONDS):
+            time.sleep(pause)
+            if self.session.run(self._context.table.relock_job, (self.row.id,))[0][0]:
+                return True
+        return False
 
     def _abandon_transaction(self) -> None:
         self._deleted_in = None
@@ -241,15 +254,3 @@ class LockedRow:
             self.row.id,
             purpose,
         )
-
-    def give_up_session(self, trouble: Exception) -> None:
-        """Close the session, which frees the lock, because of *trouble* when writing on it."""
-        self._deleted_in = None
-        self._context.logger.warning(
-            "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
-        )
-        self.session.discard()
-
-    def log_unrecorded(self, trouble: Exception) -> None:
-        """Log that what became of the attempt couldn't be written."""
-        self._context.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))
