@@ -76,20 +76,24 @@ class LockedRow:
         self._context = context
         # A lent session is a worker's, which goes on with it after this row.
         self._lent = lent
-        # The transaction that delete() ran in, the last time it did.
+        # The transaction that delete() ran in, the last time it did; whether it ran outside of any.
         self._deleted_in: int | None = None
+        self._deleted_for_good = False
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
-        table = self._context.table
+        table, in_transaction = self._context.table, self.session.in_transaction
         ((count, transaction),) = self._run(table.destroy_job, table.key(self.row))
         if count == 0:
             ((count, _),) = self._run(table.destroy_job_by_id, (self.row.id,))
             if count:
                 self._log_edited("deleted")
-            elif self._deleted_in is None:
+            elif self._deleted_in is None and not self._deleted_for_good:
                 self._log_gone("delete")
-        self._deleted_in = transaction
+        if in_transaction:
+            self._deleted_in = transaction
+        else:
+            self._deleted_for_good = True
 
     def deletion_pending(self) -> bool:
         """Whether a transaction is open in which the deletion waits for its commit.
@@ -109,7 +113,7 @@ class LockedRow:
         Raises:
             psycopg2.Error: if the transaction was aborted or lost.
         """
-        return not self._run(self._context.table.job_exists, (self.row.id,))
+        return self._deleted_for_good or not self._run(self._context.table.job_exists, (self.row.id,))
 
     def abandon(self) -> None:
         """Roll back what is open. A session that can't do that is closed, which does it too."""

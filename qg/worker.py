@@ -170,13 +170,9 @@ class Worker(Polling):
     def _work_one(self, session: Session) -> _Round:
         """Lock, run, settle and unlock one job on *session*: the whole life of a job on one page.
 
-        After an exception, which only the lock raises, *session* isn't to be used again.
+        After an exception other than ErrAgain, *session* isn't to be used again.
         """
-        try:
-            job = self._client._lock(session, self.queue, lent=True)
-        except BaseException:
-            session.discard()
-            raise
+        job = self._client._lock(session, self.queue, lent=True)
         if job is None:
             self._logger.debug("no_job queue=%s", self.queue)
             return _Round.IDLE

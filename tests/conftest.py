@@ -50,9 +50,9 @@ def make_database(server_dsn: str) -> Iterator[object]:
             with conn.cursor() as cur:
                 cur.execute(statement)
 
-    def make(*, migrate: bool = True) -> str:
+    def make(*, migrate: bool = True, options: str = "") -> str:
         names.append(f"qg_test_{uuid.uuid4().hex[:12]}")
-        execute(f"CREATE DATABASE {names[-1]}")
+        execute(f"CREATE DATABASE {names[-1]} {options}")
         dsn = make_dsn(server_dsn, dbname=names[-1])
         if migrate:
             qg.migrate(dsn)

@@ -62,8 +62,7 @@ def test_stats_dont_count_locks_that_are_none_of_this_tables_jobs(
         holder.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
         waiting = threading.Thread(target=lambda: waiter.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,)))
         waiting.start()
-        while not database.is_waiting_for_a_lock(waiter.info.backend_pid):
-            pass
+        eventually(lambda: database.is_waiting_for_a_lock(waiter.info.backend_pid))
         assert client.stats()[0].count_working == 1
         holder.cursor().execute("SELECT pg_advisory_unlock(%s)", (job.id,))
         waiting.join()
@@ -166,8 +165,8 @@ def test_close_doesnt_wait_for_a_pool_and_lets_its_jobs_finish(dsn: str, databas
     client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
     pool = qg.WorkerPool(client, {"MyJob": handler}, 1, interval=0.01)
     pool.start()
-    entered.wait(10)
+    assert entered.wait(10)
     client.close()
     opened.set()
     assert pool.shutdown(timeout=10)
-    assert database.locks() == []
+    assert (database.count(), database.locks()) == (1, [])

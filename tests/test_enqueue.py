@@ -72,6 +72,11 @@ def test_raw_args_are_kept_to_the_byte(client: qg.Client, database: Database) ->
     assert row(database, job)[4].encode() == raw
 
 
+def test_raw_args_may_hold_what_only_others_can_read(client: qg.Client, database: Database) -> None:
+    raw = b"[" + b"9" * 5000 + b"]"
+    assert row(database, client.enqueue(qg.Job("MyJob", raw)))[4].encode() == raw
+
+
 def test_args_are_any_json_value(client: qg.Client) -> None:
     for args in (None, True, 0, 10**30, -1.5, "ä\x00\ud800", [], {}, [1, [None]], {"a": {"b": ["c"]}}):
         client.enqueue(qg.Job("MyJob", args))

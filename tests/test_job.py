@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.pool import ThreadedConnectionPool
 from support import Database, Network, eventually
 
 import qg
+from qg.session import Session
 
 
 @pytest.fixture(autouse=True)
@@ -148,10 +151,26 @@ def test_neither_delete_nor_error_changes_the_mode_that_the_caller_chose(client:
 # done()
 
 
-def test_done_without_delete_rolls_back_and_leaves_the_job(job: qg.Job, database: Database) -> None:
+def test_done_without_delete_rolls_back_and_leaves_job_and_connection(job: qg.Job, database: Database) -> None:
+    pid = job.conn.info.backend_pid
     write(job)
     job.done()
     assert (database.count(), all_written(database), database.locks()) == (1, [], [])
+    assert [session[0] for session in database.sessions()] == [pid]
+
+
+@pytest.mark.parametrize("trouble", [psycopg2.OperationalError("timeout"), KeyboardInterrupt()], ids=repr)
+def test_an_unlock_that_fails_closes_the_connection_and_only_ctrl_c_passes_on(
+    job: qg.Job, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: Any
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(job._locked.session, "run", fail)
+    with suppress(KeyboardInterrupt) if isinstance(trouble, KeyboardInterrupt) else nullcontext():
+        job.done()
+        assert "unlock_failed id=1: timeout; its session was closed" in caplog.text
+    eventually(lambda: database.locks() == [] and database.sessions() == [])
 
 
 def test_done_unlocks_and_keeps_the_connection_for_the_next_job(
@@ -247,6 +266,13 @@ def test_done_on_a_lost_session_neither_raises_nor_returns_it(
         assert again.id == job.id
 
 
+def test_done_owes_nothing_once_the_deletion_is_durable(job: qg.Job, database: Database) -> None:
+    job.delete()
+    job.conn.close()
+    job.done()
+    assert (database.count(), database.locks()) == (0, [])
+
+
 def test_a_leftover_lock_of_the_handler_doesnt_stay_on_the_connection(job: qg.Job, database: Database) -> None:
     with job.conn.cursor() as cur:
         cur.execute("SELECT pg_advisory_lock(4711)")
@@ -288,7 +314,7 @@ def test_error_counts_keeps_the_message_and_delays_the_job(job: qg.Job, database
 
 @pytest.mark.parametrize(("failures", "seconds"), [(0, 4), (1, 19), (2, 84), (10, 14644)])
 def test_the_delay_grows_as_in_every_que(client: qg.Client, database: Database, failures: int, seconds: int) -> None:
-    client.enqueue(qg.Job("MyJob"))
+    client.enqueue(qg.Job("MyJob", run_at=datetime(2020, 1, 1, tzinfo=timezone.utc)))
     database.query("UPDATE que_jobs SET error_count = %s", (failures,))
     with client.lock_job() as job:
         job.error("again")
@@ -368,6 +394,16 @@ def test_any_text_can_be_an_error(job: qg.Job, database: Database, message: str,
     assert database.jobs()[0][3] == stored
 
 
+def test_an_error_is_escaped_where_the_database_cant_hold_it(make_database: Any) -> None:
+    dsn = make_database(options="ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with closing(Database(dsn)) as latin, qg.Client(f"{dsn} client_encoding=UTF8") as client:
+        client.enqueue(qg.Job("MyJob", ["日本"]))
+        with client.lock_job() as job:
+            assert job.args == ["日本"]
+            job.error("日本 ä")
+        assert latin.jobs()[0][3] == "\\u65e5\\u672c \\xe4"
+
+
 def test_an_error_that_isnt_latin_is_escaped_where_the_connection_is(dsn: str, database: Database) -> None:
     def connect() -> Any:
         return psycopg2.connect(dsn, client_encoding="LATIN1")
@@ -394,10 +430,10 @@ def test_a_job_edited_while_it_was_worked_is_deleted_all_the_same(
 def test_a_job_edited_while_it_was_worked_gets_its_error_all_the_same(
     job: qg.Job, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database.query("UPDATE que_jobs SET queue = 'moved'")
+    database.query("UPDATE que_jobs SET queue = 'moved', run_at = now() + interval '1 day'")
     job.error("failed")
     assert database.jobs() == [(1, "MyJob", 1, "failed")]
-    assert database.value("SELECT queue FROM que_jobs") == "moved"
+    assert database.query("SELECT queue, run_at < now() + interval '5 s' FROM que_jobs") == [("moved", True)]
     assert "job_edited id=1" in caplog.text
 
 
@@ -486,11 +522,12 @@ def test_ctrl_c_on_a_lost_session_is_ctrl_c(client: qg.Client, database: Databas
 def test_reschedule_moves_the_job_and_counts_no_error(client: qg.Client, database: Database) -> None:
     when = datetime(2040, 1, 1, tzinfo=timezone.utc)
     client.enqueue(qg.Job("MyJob"))
+    database.query("UPDATE que_jobs SET error_count = 2, last_error = 'before'")
     with client.lock_job() as job:
         write(job)
         raise qg.Reschedule(at=when)
     assert database.value("SELECT run_at FROM que_jobs") == when
-    assert database.jobs() == [(1, "MyJob", 0, None)]
+    assert database.jobs() == [(1, "MyJob", 2, "before")]
     assert (all_written(database), database.locks()) == ([], [])
 
 
@@ -529,6 +566,19 @@ def test_discard_drops_the_job_and_what_it_wrote(client: qg.Client, database: Da
     assert (database.count(), all_written(database), database.locks()) == (0, [], [])
 
 
+class Shouting(qg.Job):
+    def error(self, message: str) -> None:
+        super().error(message.upper())
+
+
+def test_an_override_of_error_is_what_records_an_exception(dsn: str, database: Database) -> None:
+    with qg.Client(dsn, job_class=Shouting) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with pytest.raises(RuntimeError), client.lock_job():
+            raise RuntimeError("no luck")
+    assert database.jobs()[0][3].startswith("RUNTIMEERROR: NO LUCK")
+
+
 class Silent(qg.Job):
     def error(self, message: str) -> None:
         raise LookupError("can't do it")
@@ -553,6 +603,7 @@ def test_an_error_whose_session_is_gone_is_recorded_on_a_new_one(
         raise RuntimeError("lost")
     ((_, _, count, message),) = database.jobs()
     assert (count, message.split("\n")[0]) == (1, "RuntimeError: lost")
+    assert (job.error_count, job.last_error) == (1, message)
     assert "session_given_up id=1" in caplog.text
     assert "job_unrecorded" not in caplog.text
 
@@ -589,6 +640,47 @@ def test_an_error_isnt_recorded_on_a_job_that_another_worker_has_by_now(
     assert database.jobs() == [(1, "MyJob", 0, None)]
     assert "job_moved_on id=1" in caplog.text
     other.done()
+
+
+def test_a_verdict_whose_session_is_gone_is_carried_out_on_a_new_one(client: qg.Client, database: Database) -> None:
+    client.enqueue_batch([qg.Job("Later"), qg.Job("Never")])
+    for verdict in (qg.Reschedule(after=3600), qg.Discard()):
+        with client.lock_job() as job:
+            database.terminate(job.conn.info.backend_pid)
+            raise verdict
+    assert database.query("SELECT job_class, error_count, run_at > now() FROM que_jobs") == [("Later", 0, True)]
+
+
+def test_looking_after_a_lost_job_keeps_no_connection(dsn: str, database: Database) -> None:
+    pool = ThreadedConnectionPool(0, 2, dsn)
+    with qg.Client(pool) as client, closing(database.connect()) as other:
+        client.enqueue(qg.Job("MyJob"))
+        for _ in range(3):
+            with pytest.raises(RuntimeError), client.lock_job() as job:
+                database.terminate(job.conn.info.backend_pid)
+                other.cursor().execute("SELECT pg_advisory_lock(1)")
+                raise RuntimeError("lost")
+            other.cursor().execute("SELECT pg_advisory_unlock(1)")
+        assert pool._used == {}
+    pool.closeall()
+
+
+def test_trouble_when_a_lost_job_is_locked_anew_leaves_no_lock(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Session.run
+
+    def fail_to_check(session: Session, statement: Any, params: Any = ()) -> Any:
+        if statement is client._table.check_job:
+            raise psycopg2.OperationalError("timeout")
+        return run(session, statement, params)
+
+    client.enqueue(qg.Job("MyJob"))
+    with pytest.raises(RuntimeError), client.lock_job() as job:
+        database.terminate(job.conn.info.backend_pid)
+        monkeypatch.setattr(Session, "run", fail_to_check)
+        raise RuntimeError("lost")
+    eventually(lambda: database.locks() == [])
 
 
 def test_an_error_isnt_recorded_on_a_job_that_has_changed_since(client: qg.Client, database: Database) -> None:

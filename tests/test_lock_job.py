@@ -13,6 +13,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from support import Database, backend_pid, eventually
 
 import qg
+from qg.tables import Statement
 
 
 def test_a_locked_job_has_the_rows_fields(client: qg.Client, database: Database) -> None:
@@ -105,9 +106,11 @@ def test_a_job_of_the_future_waits(client: qg.Client, database: Database) -> Non
 
 FINISHED = "DELETE FROM que_jobs WHERE job_id = %s"
 FAILED = "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = %s"
+MOVED = "UPDATE que_jobs SET queue = 'other' WHERE job_id = %s"
+DEMOTED = "UPDATE que_jobs SET priority = 200 WHERE job_id = %s"
 
 
-@pytest.mark.parametrize("settle", [FINISHED, FAILED], ids=["finished", "failed"])
+@pytest.mark.parametrize("settle", [FINISHED, FAILED, MOVED, DEMOTED], ids=["finished", "failed", "moved", "demoted"])
 def test_a_job_settled_between_the_locks_snapshot_and_the_lock_isnt_worked_again(
     client: qg.Client, database: Database, settle: str
 ) -> None:
@@ -185,6 +188,24 @@ def test_trouble_between_the_lock_and_the_check_closes_the_connection_that_holds
         with pytest.raises(type(trouble)):
             client.lock_job()
         eventually(lambda: database.locks() == [] and database.sessions() == [])
+
+
+def test_the_lock_statement_stops_by_itself_and_not_only_because_of_its_limit(
+    client: qg.Client, database: Database
+) -> None:
+    first, *_ = client.enqueue_batch(qg.Job("MyJob") for _ in range(5))
+    session = client._lease()
+    text, limited = client._table.lock_job.text, "FROM due WHERE locked LIMIT 1"
+    assert limited in text
+    session.run(Statement(text.replace(limited, "FROM due")), ("",))
+    assert database.locks() == [first.id]
+    session.discard()
+
+
+def test_a_walk_past_locked_jobs_doesnt_end_in_the_future(client: qg.Client) -> None:
+    client.enqueue_batch([qg.Job("Now"), qg.Job("Later", run_at=datetime(2090, 1, 1, tzinfo=timezone.utc))])
+    with client.lock_job():
+        assert client.lock_job() is None
 
 
 def test_only_the_job_that_is_worked_is_locked(client: qg.Client, database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from support import Database, Network, eventually
 
 import qg
 from qg.cli.server import temporary_server
+from qg.outage import Outage
 
 
 def messages(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
@@ -36,12 +38,13 @@ def test_a_pool_waits_for_the_database_and_goes_on_when_it_is_back(
 
 def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with qg.Client(network.dsn) as client, qg.WorkerPool(client, {}, 2, interval=0.02):
+    with qg.Client(network.dsn) as client, qg.WorkerPool(client, {}, 2, interval=0.02) as pool:
         for outage in (1, 2):
             network.cut()
-            eventually(lambda outage=outage: len(messages(caplog, "outage_begins")) == outage)
+            eventually(lambda: len(pool._workers[0]._outage._affected) == 2)
             network.open()
             eventually(lambda outage=outage: len(messages(caplog, "outage_over")) == outage)
+            assert len(messages(caplog, "outage_begins")) == outage
 
 
 def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
@@ -49,7 +52,7 @@ def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
 ) -> None:
     def sleeping() -> bool:
         ((_, state, query),) = database.sessions()
-        return state == "idle" and "que_lock_job" in query
+        return state == "idle" and query.startswith("EXECUTE que_lock_job")
 
     with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=3600) as pool:
         eventually(sleeping)
@@ -155,3 +158,15 @@ def test_workers_of_a_client_that_was_closed_end(client: qg.Client, caplog: pyte
     thread.join(10)
     assert not thread.is_alive()
     assert messages(caplog, "worker_ends queue=") == ["worker_ends queue=: its client was closed"]
+
+
+def test_an_outage_is_over_when_it_is_over_for_every_worker(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    outage = Outage(logging.getLogger("qg"))
+    outage.met_by("first", OSError("away"))
+    outage.met_by("second", OSError("away"))
+    outage.over_for("first")
+    outage.over_for("third")
+    assert messages(caplog, "outage_over") == []
+    outage.over_for("second")
+    assert len(messages(caplog, "outage_begins")) == len(messages(caplog, "outage_over")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from qg.backoff import MAX_SECONDS, exponential, reconnect_pause
 from qg.failures import PlainFailure, describe
-from qg.tables import Statement, timestamp
+from qg.tables import Statement, iso_text, timestamp
 
 
 def test_the_delay_is_that_of_every_que() -> None:
@@ -61,9 +62,9 @@ def test_the_first_line_is_one_line_of_500_characters_at_most(message: str) -> N
 
 
 def test_of_a_long_traceback_the_end_is_kept() -> None:
-    text = describe(failure(ValueError("a" * 50_000 + "the end")))
-    assert len(text) <= 500 + 1 + 10_000
-    assert text.endswith("the end")
+    first, rest = describe(failure(ValueError("a" * 50_000 + "the end"))).split("\n", 1)
+    assert (len(first), len(rest)) == (500, 10_000)
+    assert rest.endswith("the end")
 
 
 def test_a_plain_failure_is_its_message() -> None:
@@ -94,6 +95,12 @@ def test_a_statement_is_prepared_called_and_written_out() -> None:
 )
 def test_a_timestamp_of_postgresql_is_read_on_every_python(text: str, iso: str) -> None:
     assert timestamp(text).isoformat() == iso
+
+
+def test_a_time_is_written_in_utc_unless_that_is_beyond_datetime() -> None:
+    east = timezone(timedelta(hours=20))
+    assert iso_text(datetime(2026, 1, 1, tzinfo=east)) == "2025-12-31T04:00:00+00:00"
+    assert iso_text(datetime(1, 1, 1, tzinfo=east)) == "0001-01-01T00:00:00+20:00"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from contextlib import closing
 from typing import Any
 
@@ -164,8 +166,10 @@ def test_a_connection_that_died_while_idle_is_replaced_unnoticed(client: qg.Clie
 def test_a_connection_that_died_in_somebodys_pool_is_replaced_unnoticed(
     dsn: str, database: Database, make: str
 ) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn))
-    pool = psycopg2.pool.ThreadedConnectionPool(0, 5, dsn)
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=0, pool_timeout=1
+    )
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
     with qg.Client(engine if make == "engine" else pool) as client:
         client.enqueue(qg.Job("MyJob"))
         for pid, _, _ in database.sessions():
@@ -233,9 +237,12 @@ def test_a_source_that_gives_one_connection_twice_is_refused(dsn: str, database:
     with closing(psycopg2.connect(dsn)) as conn, qg.Client(lambda: conn) as client:
         client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
         with client.lock_job() as job:
+            job.tx.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
             with pytest.raises(qg.ErrUnusable, match="gave before and hasn't got back; make it open a new one"):
                 client.lock_job()
             assert database.locks() == [job.id]
+            assert database.count() == 2
+            job.tx.rollback()
             job.delete()
 
 
@@ -267,8 +274,9 @@ def test_a_workers_connection_goes_back_free_of_the_locks_that_handlers_took(dsn
     pool.closeall()
 
 
+@pytest.mark.parametrize("method", ["work", "work_one"])
 def test_a_worker_interrupted_at_a_bad_moment_keeps_its_connection_from_the_pool(
-    dsn: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    dsn: str, database: Database, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def interrupted(job: qg.Job) -> None:
         raise KeyboardInterrupt
@@ -278,7 +286,7 @@ def test_a_worker_interrupted_at_a_bad_moment_keeps_its_connection_from_the_pool
     with qg.Client(pool) as client:
         client.enqueue(qg.Job("MyJob"))
         with pytest.raises(KeyboardInterrupt):
-            qg.Worker(client, {"MyJob": lambda job: None}).work_one()
+            getattr(qg.Worker(client, {"MyJob": lambda job: None}), method)()
         eventually(lambda: database.locks() == [])
         assert client.stats() == []
     pool.closeall()
@@ -294,7 +302,9 @@ def test_a_broken_connection_doesnt_go_back_to_its_pool(dsn: str, database: Data
             assert again.id == job.id
 
 
-def test_a_pool_that_was_closed_under_a_job_doesnt_keep_done_from_ending(dsn: str, database: Database) -> None:
+def test_a_pool_that_was_closed_under_a_job_doesnt_trouble_done(
+    dsn: str, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
     with qg.Client(pool) as client:
         client.enqueue(qg.Job("MyJob"))
@@ -302,6 +312,42 @@ def test_a_pool_that_was_closed_under_a_job_doesnt_keep_done_from_ending(dsn: st
         pool.closeall()
         job.done()
     assert job.conn is None
+    assert caplog.records == []
+
+
+def test_a_pool_that_isnt_safe_between_threads_is_asked_by_one_at_a_time(dsn: str) -> None:
+    class Fragile(psycopg2.pool.SimpleConnectionPool):
+        inside = 0
+
+        def getconn(self, key: Any = None) -> Any:
+            self.inside += 1
+            time.sleep(0.02)
+            most.append(self.inside)
+            self.inside -= 1
+            return super().getconn(key)
+
+    most: list[int] = []
+    with closing_pool(Fragile(0, 8, dsn)) as pool, qg.Client(pool) as client:
+        threads = [threading.Thread(target=client.stats) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert max(most) == 1
+
+
+def test_a_table_that_went_away_costs_no_connection(make_database: Any) -> None:
+    dsn = make_database()
+    with closing(Database(dsn)) as database, closing_pool(psycopg2.pool.ThreadedConnectionPool(0, 1, dsn)) as pool:
+        client = qg.Client(pool)
+        database.query("DROP TABLE que_jobs")
+        for pid, _, _ in database.sessions():
+            database.terminate(pid)
+        for _ in range(2):
+            with pytest.raises(psycopg2.errors.UndefinedTable):
+                client.stats()
+        assert pool._used == {}
+        client.close()
 
 
 def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: str, database: Database) -> None:
@@ -319,16 +365,44 @@ def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: 
 
 
 def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, database: Database) -> None:
-    client.enqueue(qg.Job("Parent"))
+    client.enqueue_batch([qg.Job("Parent"), qg.Job("Parent")])
+    job = client.lock_job()
+    idle = client._lease()
+    idle.give_back()
+    used_by_parent = {job.conn.info.backend_pid, idle.conn.info.backend_pid}
+
     child = os.fork()
     if child == 0:
         try:
+            session = client._lease()
+            own = session.conn.info.backend_pid not in used_by_parent
+            session.give_back()
+            del job  # its connection is the parent's, who still uses it
             client.enqueue(qg.Job("Child"))
+            client.close()
+            os._exit(0 if own else 1)
         finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    assert job.id in database.locks()
+    job.delete()
+    job.done()
     client.enqueue(qg.Job("Parent"))
     assert sorted(job[1] for job in database.jobs()) == ["Child", "Parent", "Parent"]
+
+
+def test_a_session_is_given_back_once_and_never_in_a_transaction(client: qg.Client, database: Database) -> None:
+    session = client._lease()
+    session.give_back()
+    session.give_back()
+    session.discard()
+    first, second = client._lease(), client._lease()
+    assert first.conn is not second.conn
+    second.conn.cursor().execute("SELECT 1")
+    second.give_back()
+    assert second.conn.closed
+    first.give_back()
 
 
 @pytest.mark.parametrize("source", [None, 5, b"postgresql:///app", {"dsn": "x"}, object()], ids=repr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg2
@@ -152,6 +152,33 @@ def test_a_handler_that_settles_its_job_by_hand_may(dsn: str, database: Database
     assert database.count() == 0
 
 
+class Marked(qg.Job):
+    pass
+
+
+def test_the_handler_gets_what_a_worker_would_give_it(dsn: str, database: Database) -> None:
+    seen: list[Any] = []
+
+    def handler(job: qg.Job) -> None:
+        with job.tx.cursor() as cur:
+            cur.execute("SELECT 1")
+        seen.append((type(job), job.conn is job.tx, job.run_at.tzinfo))
+
+    with qg.Client(dsn, job_class=Marked, run_synchronously={"MyJob": handler}) as client:
+        client.enqueue(qg.Job("MyJob"))
+        with closing(psycopg2.connect(dsn)) as conn:
+            client.enqueue_in_tx(qg.Job("MyJob"), conn)
+    assert seen == [(Marked, True, timezone.utc)] * 2
+
+
+def test_a_handler_that_raises_costs_no_connection(eager: qg.Client, handlers: Handlers, database: Database) -> None:
+    ((pid, _, _),) = database.sessions()
+    handlers.error = LookupError()
+    with pytest.raises(LookupError):
+        eager.enqueue(qg.Job("MyJob"))
+    assert [session[0] for session in database.sessions()] == [pid]
+
+
 def test_in_a_transaction_the_job_runs_within_it(eager: qg.Client, handlers: Handlers, database: Database) -> None:
     with closing(psycopg2.connect(database.dsn)) as conn:
         eager.enqueue_in_tx(qg.Job("MyJob"), conn)
@@ -176,6 +203,7 @@ def test_in_a_transaction_verdicts_hold(eager: qg.Client, handlers: Handlers, da
         handlers.error = qg.Discard("not wanted")
         eager.enqueue_in_tx(qg.Job("MyJob"), cur)
         handlers.error = qg.Reschedule(after=1000)
-        assert eager.enqueue_in_tx(qg.Job("MyJob"), cur).run_at > datetime.now(timezone.utc)
+        in_a_while = datetime.now(timezone.utc) + timedelta(seconds=900)
+        assert eager.enqueue_in_tx(qg.Job("MyJob"), cur).run_at > in_a_while
         conn.commit()
     assert database.count() == 1

@@ -43,6 +43,20 @@ def work_one(client: qg.Client, handler: Any) -> bool:
     return qg.Worker(client, {"MyJob": handler}).work_one()
 
 
+class Sleepless(qg.Worker):
+    """A worker that notes how long it would have slept, and stops at the last sleep it is allowed."""
+
+    def __init__(self, *arguments: Any, sleeps: int = 1, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.slept: list[float] = []
+        self.sleeps = sleeps
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        if len(self.slept) == self.sleeps:
+            self._ask_to_stop()
+
+
 # Success
 
 
@@ -213,6 +227,26 @@ def test_an_override_of_delete_runs_again_only_if_its_deletion_was_undone(
     assert (database.count(), all_written(database)) == (0, [1])
 
 
+def test_a_handler_may_delete_and_close_its_connection(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(job: qg.Job) -> None:
+        job.delete()
+        job.conn.close()
+
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, handler)
+    assert (database.count(), caplog.records) == (0, [])
+
+
+def test_a_worker_goes_on_after_a_job_that_python_cant_read(client: qg.Client, database: Database) -> None:
+    database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
+    client.enqueue(qg.Job("MyJob"))
+    worker = Sleepless(client, {"MyJob": lambda job: None})
+    worker.work()
+    assert [job[1:3] for job in database.jobs()] == [("Bad", 1)]
+
+
 def test_a_handler_may_delete_and_call_done_by_itself(client: qg.Client, database: Database) -> None:
     def handler(job: qg.Job) -> None:
         job.delete()
@@ -260,6 +294,42 @@ def test_a_coroutine_is_run_even_below_a_running_event_loop(client: qg.Client, d
     assert (seen, database.count()) == (["me"], 0)
 
 
+class Promise:
+    """Neither a coroutine nor a future, but to be awaited all the same."""
+
+    def __init__(self, keep: Callable[[], None]) -> None:
+        self.keep = keep
+
+    def __await__(self) -> Iterator[Any]:
+        self.keep()
+        return iter(())
+
+
+def test_whatever_can_be_awaited_is_awaited(client: qg.Client, database: Database) -> None:
+    kept: list[bool] = []
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, lambda job: Promise(lambda: kept.append(True)))
+    assert (kept, database.count()) == ([True], 0)
+
+
+def test_a_worker_sleeps_only_when_the_queue_is_empty(client: qg.Client, database: Database) -> None:
+    client.enqueue_batch(qg.Job("MyJob") for _ in range(3))
+    worker = Sleepless(client, {"MyJob": lambda job: None}, interval=7)
+    worker.work()
+    assert (worker.slept, database.count()) == ([7], 0)
+
+
+def test_a_worker_keeps_one_connection_and_gives_it_back_at_the_end(client: qg.Client, database: Database) -> None:
+    pids: list[int] = []
+    client.enqueue_batch(qg.Job("MyJob") for _ in range(3))
+    ((pid, _, _),) = database.sessions()
+    Sleepless(client, {"MyJob": lambda job: pids.append(job.conn.info.backend_pid)}).work()
+    client.enqueue(qg.Job("MyJob"))
+    work_one(client, lambda job: pids.append(job.conn.info.backend_pid))
+    assert pids == [pid] * 4
+    assert [session[0] for session in database.sessions()] == [pid]
+
+
 # Failure
 
 
@@ -278,10 +348,13 @@ def test_an_exception_is_recorded_with_class_message_and_traceback(client: qg.Cl
     assert (all_written(database), database.locks()) == ([], [])
 
 
-def test_an_unknown_type_is_an_error_in_gos_words(client: qg.Client, database: Database) -> None:
-    client.enqueue(qg.Job('Some"Job'))
+def test_an_unknown_type_is_an_error_in_gos_words(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.enqueue(qg.Job('Some"日本'))
     assert qg.Worker(client, {}).work_one() is True
-    assert database.jobs() == [(1, 'Some"Job', 1, 'unknown job type: "Some\\"Job"')]
+    assert database.jobs() == [(1, 'Some"日本', 1, 'unknown job type: "Some\\"日本"')]
+    assert caplog.records[-1].exc_info is None
 
 
 def test_a_handler_that_recorded_its_error_itself_keeps_it(
@@ -475,6 +548,53 @@ def test_an_error_that_cant_be_recorded_is_logged_and_the_worker_waits_an_interv
     assert database.jobs() == [(1, "MyJob", 0, None)]
 
 
+def test_an_error_that_the_table_refuses_makes_the_worker_wait_an_interval(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no updates today'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON que_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    try:
+        client.enqueue(qg.Job("MyJob"))
+        worker = Sleepless(client, {"MyJob": raising(RuntimeError("no"))}, interval=7)
+        worker.work()
+    finally:
+        database.query("DROP TRIGGER refuse ON que_jobs; DROP FUNCTION refuse()")
+    assert worker.slept == [7]
+    assert database.jobs() == [(1, "MyJob", 0, None)]
+    assert "job_unrecorded id=1: no updates today" in caplog.text
+
+
+def test_the_pauses_of_an_outage_grow_and_begin_anew_with_the_next_one(
+    client: qg.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = psycopg2.OperationalError("the server is\n\tgone")
+    results = iter([gone, gone, gone, None, gone, None])
+
+    def lock(*arguments: Any, **options: Any) -> None:
+        result = next(results)
+        if result is not None:
+            raise result
+
+    monkeypatch.setattr(client, "_lock", lock)
+    worker = Sleepless(client, {}, interval=7, sleeps=6)
+    worker.work()
+    assert worker.slept == [0.05, 0.1, 0.2, 7, 0.05, 7]
+    begun = [record.message for record in caplog.records if "outage_begins" in record.message]
+    assert begun == ["outage_begins OperationalError: the server is gone; trying again until it is over"] * 2
+
+
+def test_err_again_makes_a_worker_sleep(client: qg.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(*arguments: Any, **options: Any) -> None:
+        raise qg.ErrAgain
+
+    monkeypatch.setattr(client, "_lock", lock)
+    worker = Sleepless(client, {}, interval=7)
+    worker.work()
+    assert worker.slept == [7]
+
+
 class OwnError(qg.Job):
     def error(self, message: str) -> None:
         raise LookupError("can't do it")
@@ -547,6 +667,8 @@ def test_everything_is_logged_to_the_logger_given(dsn: str, caplog: pytest.LogCa
 
 
 def test_queue_and_interval_come_from_the_environment(client: qg.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUE_WAKE_INTERVAL", "")
+    assert qg.Worker(client, {}).interval == 5
     monkeypatch.setenv("QUE_QUEUE", "mail")
     monkeypatch.setenv("QUE_WAKE_INTERVAL", "0.25")
     for each in (qg.Worker(client, {}), qg.WorkerPool(client, {}, 1)):
@@ -581,6 +703,18 @@ def test_queue_and_interval_may_be_set_until_the_start(client: qg.Client) -> Non
         pool.queue = "other"
     with pytest.raises(qg.ErrPoolState, match="can't be changed after the start"):
         pool.interval = 1
+
+
+def test_a_worker_that_works_cant_be_changed(client: qg.Client) -> None:
+    class Curious(Sleepless):
+        def _sleep(self, seconds: float) -> None:
+            with pytest.raises(qg.ErrPoolState):
+                self.queue = "other"
+            super()._sleep(seconds)
+
+    worker = Curious(client, {})
+    worker.work()
+    assert worker.queue == ""
 
 
 def test_the_worker_works_its_own_queue(client: qg.Client, database: Database) -> None:

@@ -87,11 +87,13 @@ def test_pools_on_several_databases_keep_apart(client: qg.Client, database: Data
 
 
 def test_a_pool_tries_at_once_and_again_after_its_interval(client: qg.Client, database: Database) -> None:
-    client.enqueue(qg.Job("MyJob"))
-    with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=0.3):
-        eventually(lambda: database.count() == 0, timeout=0.3)
+    for interval in (3600, SOON):
         client.enqueue(qg.Job("MyJob"))
-        eventually(lambda: database.count() == 0)
+        with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=interval):
+            eventually(lambda: database.count() == 0)
+            if interval == SOON:
+                client.enqueue(qg.Job("MyJob"))
+                eventually(lambda: database.count() == 0)
 
 
 def test_the_work_map_may_be_replaced_until_the_start(client: qg.Client, database: Database) -> None:
@@ -100,6 +102,22 @@ def test_the_work_map_may_be_replaced_until_the_start(client: qg.Client, databas
     client.enqueue(qg.Job("MyJob"))
     with pool:
         eventually(lambda: database.count() == 0)
+
+
+def test_a_script_that_just_ends_ends(client: qg.Client) -> None:
+    with qg.WorkerPool(client, {}, 2, interval=SOON) as pool:
+        assert [thread.daemon for thread in pool._threads] == [True, True]
+
+
+def test_ctrl_c_during_the_start_is_ctrl_c(dsn: str, database: Database) -> None:
+    class Interrupted(qg.Client):
+        def _lease(self) -> Any:
+            if len(database.sessions()) == 2:
+                raise KeyboardInterrupt
+            return super()._lease()
+
+    with Interrupted(dsn) as client, pytest.raises(KeyboardInterrupt):
+        qg.WorkerPool(client, {}, 3).start()
 
 
 def test_a_pool_of_nobody_is_a_pool(client: qg.Client) -> None:
@@ -158,14 +176,31 @@ def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: 
     engine.dispose()
 
 
-def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Database) -> None:
+def test_an_engine_has_what_nobody_else_has_checked_out(dsn: str, database: Database) -> None:
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), poolclass=sqlalchemy.pool.NullPool
+        "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2, max_overflow=1, pool_timeout=3600
     )
+    with qg.Client(engine) as client:
+        pool = qg.WorkerPool(client, {}, 3, interval=SOON)
+        with engine.connect(), pytest.raises(qg.ErrTooFewConnections, match="source gives 2"):
+            pool.start()
+        pool.start()
+        pool.shutdown()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"poolclass": sqlalchemy.pool.NullPool}, {"pool_size": 1, "max_overflow": -1}, {"pool_size": 0}],
+    ids=lambda options: ", ".join(options),
+)
+def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Database, options: Any) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), **options)
     with qg.Client(engine) as client:
         client.enqueue(qg.Job("MyJob"))
         with qg.WorkerPool(client, {"MyJob": lambda job: None}, 3, interval=SOON):
             eventually(lambda: database.count() == 0)
+    engine.dispose()
 
 
 def test_a_database_that_is_away_at_the_start_is_psycopg2s_error(network: Network) -> None:
@@ -193,6 +228,7 @@ def test_a_thread_that_doesnt_start_stops_the_others_and_keeps_no_connection(
     pool = qg.WorkerPool(client, {}, 3, interval=3600)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         pool.start()
+    eventually(lambda: not any(thread.is_alive() for thread in pool._threads))
     assert pool.shutdown(timeout=10) is True
     client.close()
     eventually(lambda: database.sessions() == [])
@@ -229,7 +265,7 @@ def test_shutdown_lets_the_running_jobs_finish_and_takes_no_new_ones(client: qg.
     results: list[bool] = []
     stopping = threading.Thread(target=lambda: results.append(pool.shutdown()))
     stopping.start()
-    eventually(lambda: pool._stopped)
+    eventually(lambda: all(worker._stopping for worker in pool._workers))
     gate.opened.set()
     stopping.join()
     assert results == [True]
@@ -470,6 +506,7 @@ def test_a_handler_may_shut_its_worker_down(client: qg.Client, database: Databas
     worker = qg.Worker(client, {"MyJob": lambda job: answers.append(worker.shutdown())}, interval=SOON)
     worker.work()
     assert (answers, database.count()) == ([False], 0)
+    assert worker.shutdown() is True
 
 
 def test_a_signal_ends_a_worker_that_sleeps_in_the_main_thread(client: qg.Client, on_alarm: Any) -> None:

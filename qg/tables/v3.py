@@ -145,7 +145,7 @@ RETURNING {_COLUMNS}
 
 # A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole
 # server: those of other databases, of two-integer keys (objsubid 2) and those that somebody still
-# waits for say nothing about this table.
+# waits for say nothing about this table. IN counts a job once however often its lock is listed.
 _STATS = Statement(
     """
 SELECT queue,
