@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.pool
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    TRANSACTION_STATUS_INERROR,
-    TRANSACTION_STATUS_INTRANS,
-    connection,
-    cursor,
-    parse_dsn,
-)
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, parse_dsn
 
+from qg.driver import close, commit, is_quiet, plain_cursor, rollback
 from qg.errors import ErrUnusable
 
-__all__ = ["Lease", "Source", "commit", "is_quiet", "plain_cursor", "rollback", "source_from", "transaction"]
+__all__ = ["Lease", "Source", "source_from", "transaction"]
 
 # Connections an owned source keeps open between leases; what comes back beyond that is closed.
 _MAX_IDLE = 16
@@ -126,37 +119,6 @@ def transaction(source: Source) -> Iterator[cursor]:
     lease.give_back(True)
 
 
-def commit(conn: connection) -> None:
-    """Commit the open transaction, if there is one, however it was begun.
-
-    Raises:
-        psycopg2.Error: if that fails. psycopg2 itself is silent about an aborted transaction,
-            which the server then rolls back.
-    """
-    if conn.info.transaction_status == TRANSACTION_STATUS_INERROR:
-        raise psycopg2.errors.InFailedSqlTransaction("the transaction was aborted and can't be committed")
-    conn.commit()
-    _end_by_hand(conn, "COMMIT")
-
-
-def rollback(conn: connection) -> None:
-    """Roll back the open transaction, if there is one, however it was begun."""
-    conn.rollback()
-    _end_by_hand(conn, "ROLLBACK")
-
-
-def _end_by_hand(conn: connection, command: str) -> None:
-    # Whoever said BEGIN in autocommit mode has a transaction that psycopg2 knows nothing of.
-    if conn.info.transaction_status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
-        with plain_cursor(conn) as cur:
-            cur.execute(command)
-
-
-def plain_cursor(conn: connection) -> cursor:
-    """Return a cursor whose rows are tuples, whatever kind *conn* is set to make."""
-    return conn.cursor(cursor_factory=cursor)
-
-
 def _connector(dsn: str) -> Callable[[], connection]:
     # No message here may repeat the string, or a part of it: it can hold a password.
     try:
@@ -195,7 +157,7 @@ class _Owned:
         while (conn := self._pop()) is not None:
             if is_quiet(conn):
                 return _lease(conn, partial(self._take_back, conn))
-            _close(conn)
+            close(conn)
         conn = self._open()
         return _lease(conn, partial(self._take_back, conn))
 
@@ -217,7 +179,7 @@ class _Owned:
                 if not self._closed and len(self._idle) < _MAX_IDLE:
                     self._idle.append(conn)
                     return
-        _close(conn)
+        close(conn)
 
     def spare(self) -> None:
         """Unknown: the server may refuse the next one."""
@@ -227,7 +189,7 @@ class _Owned:
             self._closed = True
             idle, self._idle = self._idle, []
         for conn in idle:
-            _close(conn)
+            close(conn)
 
 
 class _Pool:
@@ -252,14 +214,14 @@ class _Pool:
 
     def _give_back(self, conn: connection, reusable: bool) -> None:
         if not reusable:
-            _close(conn)
+            close(conn)
         try:
             with self._mutex:
                 # Every pool of this kind throws a closed connection away.
                 self._pool.putconn(conn)
         except psycopg2.pool.PoolError:
             # The pool was closed meanwhile and wants nothing back.
-            _close(conn)
+            close(conn)
 
     def spare(self) -> None:
         """Unknown; a pool of psycopg2 says at once when it has none."""
@@ -323,23 +285,3 @@ def _is_fit(conn: connection) -> bool:
     except psycopg2.Error:
         return False
     return conn.info.transaction_status == TRANSACTION_STATUS_IDLE
-
-
-def is_quiet(conn: connection) -> bool:
-    """Whether nothing has arrived on an idle connection; what arrives there is its end.
-
-    Costs no round trip: a server that went away, or ended the session, leaves the socket readable.
-    """
-    if conn.closed:
-        return False
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(conn.fileno(), select.POLLIN)
-        return not poll.poll(0)
-    return not select.select([conn], [], [], 0)[0]
-
-
-def _close(conn: connection) -> None:
-    # A connection that is broken already may say so when it is closed; it is closed all the same.
-    with suppress(psycopg2.Error):
-        conn.close()

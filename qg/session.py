@@ -18,7 +18,8 @@ from psycopg2.extensions import (
     cursor,
 )
 
-from qg.connections import Source, commit, is_quiet, plain_cursor, rollback, transaction
+from qg.connections import Source, transaction
+from qg.driver import commit, is_quiet, plain_cursor, rollback
 from qg.tables import PREPARED_NAMES, Statement, Table, detect
 
 __all__ = ["Session", "find_table", "prepare_statements"]

@@ -22,6 +22,7 @@ ORDER = [
     "errors",
     "verdicts",
     "tables",
+    "driver",
     "connections",
     "transactions",
     "session",

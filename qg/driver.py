@@ -1,0 +1,68 @@
+"""What psycopg2 leaves to us about a single connection: ending it, its transactions, and seeing it is alive."""
+
+from __future__ import annotations
+
+import select
+from contextlib import suppress
+
+import psycopg2
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_INERROR,
+    TRANSACTION_STATUS_INTRANS,
+    connection,
+    cursor,
+)
+
+__all__ = ["close", "commit", "is_quiet", "plain_cursor", "rollback"]
+
+
+def commit(conn: connection) -> None:
+    """Commit the open transaction, if there is one, however it was begun.
+
+    Raises:
+        psycopg2.Error: if that fails. psycopg2 itself is silent about an aborted transaction,
+            which the server then rolls back.
+    """
+    if conn.info.transaction_status == TRANSACTION_STATUS_INERROR:
+        raise psycopg2.errors.InFailedSqlTransaction("the transaction was aborted and can't be committed")
+    conn.commit()
+    _end_by_hand(conn, "COMMIT")
+
+
+def rollback(conn: connection) -> None:
+    """Roll back the open transaction, if there is one, however it was begun."""
+    conn.rollback()
+    _end_by_hand(conn, "ROLLBACK")
+
+
+def _end_by_hand(conn: connection, command: str) -> None:
+    # Whoever said BEGIN in autocommit mode has a transaction that psycopg2 knows nothing of.
+    if conn.info.transaction_status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
+        with plain_cursor(conn) as cur:
+            cur.execute(command)
+
+
+def plain_cursor(conn: connection) -> cursor:
+    """Return a cursor whose rows are tuples, whatever kind *conn* is set to make."""
+    return conn.cursor(cursor_factory=cursor)
+
+
+def is_quiet(conn: connection) -> bool:
+    """Whether nothing has arrived on an idle connection; what arrives there is its end.
+
+    Costs no round trip: a server that went away, or ended the session, leaves the socket readable.
+    """
+    if conn.closed:
+        return False
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(conn.fileno(), select.POLLIN)
+        return not poll.poll(0)
+    return not select.select([conn], [], [], 0)[0]
+
+
+def close(conn: connection) -> None:
+    """Close *conn*, which frees its locks, whatever state it is in."""
+    # A connection that is broken already may say so when it is closed; it is closed all the same.
+    with suppress(psycopg2.Error):
+        conn.close()
