@@ -94,10 +94,13 @@ def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
             "make it open a new one each time, or give its DSN"
         )
     _leased.add(conn)
+    process = os.getpid()
 
     def return_it(reusable: bool) -> None:
         _leased.discard(conn)
-        give_back(reusable)
+        # In a process forked meanwhile it is the parent's still, and closing it here would end it there.
+        if process == os.getpid():
+            give_back(reusable)
 
     return Lease(conn, return_it)
 
@@ -174,7 +177,7 @@ class _Owned:
         return conn
 
     def _take_back(self, conn: connection, reusable: bool) -> None:
-        if reusable and self._process == os.getpid():
+        if reusable:
             with self._mutex:
                 if not self._closed and len(self._idle) < _MAX_IDLE:
                     self._idle.append(conn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +40,6 @@ class Session:
         self._table = table
         self._lease = source.lease()
         self._returned = False
-        self._process = os.getpid()
         try:
             self._mode = _Mode.of(self.conn)
             self.tidy()
@@ -54,8 +52,8 @@ class Session:
 
     def __del__(self) -> None:
         # A job that nobody called done() on. Its connection may belong to a pool that would give it
-        # to the next one with the lock on it. In a forked process it is still the parent's.
-        if not getattr(self, "_returned", True) and self._process == os.getpid():
+        # to the next one with the lock on it.
+        if not getattr(self, "_returned", True):
             self.discard()
 
     @property

@@ -366,14 +366,14 @@ def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: 
 
 def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, database: Database) -> None:
     client.enqueue_batch([qg.Job("Parent"), qg.Job("Parent")])
-    job = client.lock_job()
-    idle = client._lease()
+    job, leased, idle = client.lock_job(), client._lease(), client._lease()
     idle.give_back()
-    used_by_parent = {job.conn.info.backend_pid, idle.conn.info.backend_pid}
+    used_by_parent = {each.conn.info.backend_pid for each in (job, leased, idle)}
 
     child = os.fork()
     if child == 0:
         try:
+            leased.give_back()
             session = client._lease()
             own = session.conn.info.backend_pid not in used_by_parent
             session.give_back()
@@ -388,6 +388,8 @@ def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, databa
     assert job.id in database.locks()
     job.delete()
     job.done()
+    leased.run(client._table.stats)
+    leased.give_back()
     client.enqueue(qg.Job("Parent"))
     assert sorted(job[1] for job in database.jobs()) == ["Child", "Parent", "Parent"]
 

@@ -191,7 +191,11 @@ def test_an_engine_has_what_nobody_else_has_checked_out(dsn: str, database: Data
 
 @pytest.mark.parametrize(
     "options",
-    [{"poolclass": sqlalchemy.pool.NullPool}, {"pool_size": 1, "max_overflow": -1}, {"pool_size": 0}],
+    [
+        {"poolclass": sqlalchemy.pool.NullPool},
+        {"pool_size": 1, "max_overflow": -1},
+        {"pool_size": 0, "max_overflow": 0},
+    ],
     ids=lambda options: ", ".join(options),
 )
 def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Database, options: Any) -> None:
