@@ -262,7 +262,7 @@ class _Engine:
         # overflow to nobody; a pool without these attributes has no limit that we know.
         pool = self._engine.pool
         overflow = getattr(pool, "_max_overflow", -1)
-        if overflow < 0 or not pool.size():
+        if overflow < 0:
             return None
         return int(pool.size() + overflow - pool.checkedout())
 

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 import sqlalchemy
 from psycopg2.extensions import parse_dsn
-from support import Database
+from support import Database, backend_pid
 
 import qg
 
@@ -172,11 +172,11 @@ def test_the_handler_gets_what_a_worker_would_give_it(dsn: str, database: Databa
 
 
 def test_a_handler_that_raises_costs_no_connection(eager: qg.Client, handlers: Handlers, database: Database) -> None:
-    ((pid, _, _),) = database.sessions()
+    pid = backend_pid(eager)
     handlers.error = LookupError()
     with pytest.raises(LookupError):
         eager.enqueue(qg.Job("MyJob"))
-    assert [session[0] for session in database.sessions()] == [pid]
+    assert backend_pid(eager) == pid
 
 
 def test_in_a_transaction_the_job_runs_within_it(eager: qg.Client, handlers: Handlers, database: Database) -> None:
