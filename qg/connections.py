@@ -87,12 +87,22 @@ def source_from(source: object) -> Source:
 _leased: weakref.WeakSet[connection] = weakref.WeakSet()
 
 
-def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
+def _accept(conn: object, origin: object) -> connection:
+    """Return what *origin* gave if it is a psycopg2 connection in nobody's hands; does nothing with it."""
+    if not isinstance(conn, connection):
+        raise ErrUnusable(
+            f"the source {type(origin).__name__} gave an object of type {type(conn).__module__}."
+            f"{type(conn).__name__} instead of a psycopg2 connection; give a source of psycopg2 connections"
+        )
     if conn in _leased:
         raise ErrUnusable(
             "the source gave a connection that it gave before and hasn't got back; "
             "make it open a new one each time, or give its DSN"
         )
+    return conn
+
+
+def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
     _leased.add(conn)
     process = os.getpid()
 
@@ -169,9 +179,7 @@ class _Owned:
             return self._idle.pop() if self._idle else None
 
     def _open(self) -> connection:
-        conn = _require_psycopg2(self._connect(), self._connect)
-        if conn in _leased:
-            return conn  # somebody's, so hands off; the lease is refused
+        conn = _accept(self._connect(), self._connect)
         # Where the callable left a transaction open, the settings it made stay, as it surely meant.
         commit(conn)
         return conn
@@ -210,8 +218,8 @@ class _Pool:
                 conn = self._pool.getconn()
             if not isinstance(conn, connection):
                 self._pool.putconn(conn)
-                _require_psycopg2(conn, self._pool)
-            if conn in _leased or _is_fit(conn):
+            _accept(conn, self._pool)
+            if _is_fit(conn):
                 return _lease(conn, partial(self._give_back, conn))
             self._give_back(conn, False)
 
@@ -247,8 +255,8 @@ class _Engine:
     def lease(self) -> Lease:
         while True:
             proxy = self._engine.raw_connection()
-            conn: connection = proxy.driver_connection
-            if conn in _leased or _is_fit(conn):
+            conn = _accept(proxy.driver_connection, self._engine)
+            if _is_fit(conn):
                 return _lease(conn, partial(self._give_back, proxy))
             self._give_back(proxy, False)
 
@@ -268,15 +276,6 @@ class _Engine:
 
     def close(self) -> None:
         """Nothing: the engine is the caller's."""
-
-
-def _require_psycopg2(conn: object, origin: object) -> connection:
-    if isinstance(conn, connection):
-        return conn
-    raise ErrUnusable(
-        f"the source {type(origin).__name__} gave an object of type {type(conn).__module__}."
-        f"{type(conn).__name__} instead of a psycopg2 connection; give a source of psycopg2 connections"
-    )
 
 
 def _is_fit(conn: connection) -> bool:

@@ -6,7 +6,7 @@ import traceback
 
 from psycopg2.extensions import connection
 
-__all__ = ["PlainFailure", "describe", "one_line", "storable"]
+__all__ = ["PlainFailure", "describe", "headline", "one_line", "storable"]
 
 # As many characters as Ruby Que's tables keep of each from version 4 on.
 _MAX_MESSAGE = 500
@@ -24,14 +24,19 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, PlainFailure):
         return str(error)
+    return f"{headline(error)}\n{_trace(error)[-_MAX_TRACEBACK:]}"
+
+
+def headline(error: BaseException) -> str:
+    """Return the first line of describe(): ``Class: message``, or a plain failure's message."""
     try:
         message = str(error)
     except Exception as broken:  # the handler's own class; whatever it does, the job has failed
         message = f"<its str() raised {type(broken).__name__}>"
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    first = f"{name}: {message}".replace("\n", " ")[:_MAX_MESSAGE]
-    return f"{first}\n{_trace(error)[-_MAX_TRACEBACK:]}"
+    text = message if isinstance(error, PlainFailure) else f"{name}: {message}"
+    return text.replace("\n", " ")[:_MAX_MESSAGE]
 
 
 def _trace(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from enum import Enum
 from qg.backoff import reconnect_pause
 from qg.client import Client
 from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidOption, ErrPoolState
-from qg.failures import PlainFailure, describe
+from qg.failures import PlainFailure, headline
 from qg.handlers import WorkMap, call_handler, checked_work_map
 from qg.job import Ending, Job
 from qg.outage import Outage
@@ -218,10 +218,9 @@ class Worker(Polling):
         elif job._ending is Ending.DELETED and error is None:
             self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
         else:
-            text = describe(error) if error else job.last_error or ""
+            line = headline(error) if error else (job.last_error or "").split("\n", 1)[0]
             trace = None if isinstance(error, PlainFailure) else error
-            first_line = text.split("\n", 1)[0]
-            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, first_line, exc_info=trace)
+            self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, line, exc_info=trace)
 
     def _sleep(self, seconds: float) -> None:
         if not self._stopping:

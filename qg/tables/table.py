@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any, NamedTuple
 
 __all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "iso_text", "timestamp"]
@@ -74,12 +75,12 @@ class Statement:
         """The PREPARE that gives the statement its name."""
         return f"PREPARE {self.name} AS {self.text}"
 
-    @property
+    @cached_property
     def plain_sql(self) -> str:
         """The statement with DB-API parameters, for a connection where nothing is prepared."""
         return re.sub(r"\$\d+", "%s", self.text)
 
-    @property
+    @cached_property
     def call_sql(self) -> str:
         """What to execute on a connection where the named statements are prepared."""
         if self.name is None or self.fresh_snapshot:
