@@ -21,6 +21,7 @@ from qg.locks import LockContext, LockedRow, Logger
 from qg.session import Session, find_table
 from qg.synchronous import Synchronous
 from qg.tables import Row, timestamp
+from qg.taking import Taker
 from qg.transactions import rows_in
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Client:
         # The jobs that lock_job() gave out, by their identity: a subclass may not be hashable.
         self._given_out: weakref.WeakValueDictionary[int, Job] = weakref.WeakValueDictionary()
         self._table = find_table(self._source)
-        self._context = LockContext(self._table, backoff, logger or logging.getLogger("qg"), self._open)
+        logger = logger or logging.getLogger("qg")
+        self._taker = Taker(self._table, logger)
+        self._context = LockContext(self._table, backoff, logger, self._open, self._taker.released)
         self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._context.logger)
         # Prepared once here, so that a table which only looks right shows now and not at the first job.
         self._lease().give_back()
@@ -209,7 +212,7 @@ class Client:
         check_queue(queue)
         session = self._lease()
         try:
-            job = self._lock(session, queue, lent=False)
+            job = self._lock(session, queue)
         except BaseException:
             # Between lock and check the session may hold a lock: only closing it is safe.
             session.discard()
@@ -271,8 +274,21 @@ class Client:
             raise ErrInvalidJob("a batch has the same Job object twice, which can't have two ids; make one each")
         return batch, [list(column) for column in zip(*rows, strict=True)]
 
-    def _lock(self, session: Session, queue: str, *, lent: bool) -> Job | None:
-        """Lock the next due job of *queue* on *session*; after an exception only discard() is safe."""
+    def _lock(self, session: Session, queue: str) -> Job | None:
+        """Lock the next due job of *queue* in the shortest way; after an exception only discard() is safe."""
+        for _ in range(_MAX_LOCK_ATTEMPTS):
+            taken = self._taker.take(session, queue, thorough=True)
+            if taken is None:
+                return self._lock_plainly(session, queue, lent=False)
+            if not taken.rows:
+                return None
+            job = self._read(LockedRow(session, taken.rows[0], self._context))
+            if job is not None:
+                return job
+        raise ErrAgain(f"{_MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were unreadable; call again")
+
+    def _lock_plainly(self, session: Session, queue: str, *, lent: bool) -> Job | None:
+        """Lock the next due job of *queue*, a statement a step; after an exception only discard() is safe."""
         for _ in range(_MAX_LOCK_ATTEMPTS):
             rows = session.run(self._table.lock_job, (queue,))
             if not rows:
@@ -284,21 +300,24 @@ class Client:
             if not session.run(self._table.check_job, self._table.key(row)):
                 session.run(self._table.unlock_job, (row.id,))
                 continue
-            locked = LockedRow(session, row, self._context, lent=lent)
-            try:
-                return self._job_of(locked)
-            except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
-                self.logger.exception("job_unreadable id=%d type=%s", row.id, row.type)
-                locked.set_error(describe(error))
-                session.run(self._table.unlock_job, (row.id,))
+            job = self._read(LockedRow(session, row, self._context, lent=lent))
+            if job is not None:
+                return job
         raise ErrAgain(
             f"{_MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were finished by others, or unreadable, "
             "when they were locked; call again"
         )
 
-    def _job_of(self, locked: LockedRow) -> Job:
+    def _read(self, locked: LockedRow) -> Job | None:
+        """Return the job that is *locked*; None if it can't be made, which is recorded, and the lock gone."""
         row = locked.row
-        job = self._job_class(row.type, decode_args(row.args), row.queue, row.priority, row.due)
+        try:
+            job = self._job_class(row.type, decode_args(row.args), row.queue, row.priority, row.due)
+        except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
+            self.logger.exception("job_unreadable id=%d type=%s", row.id, row.type)
+            locked.set_error(describe(error))
+            locked.session.run(self._table.unlock_job, (row.id,))
+            return None
         job._bind(locked)
         return job
 

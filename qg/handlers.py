@@ -55,6 +55,8 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     if handler is None:
         raise PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
     result = handler(job)
+    if result is None:
+        return
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the handler returned a generator, which nobody runs; let it do its work and return")
     if inspect.isawaitable(result):

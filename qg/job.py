@@ -61,6 +61,8 @@ class Job:
         self._attempt: LockedRow | None = None
         self._locked: LockedRow | None = None
         self._ending: Ending | None = None
+        # Whether the worker has it back, to delete it together with others.
+        self._handed_in = False
         self._injected_conn: Any = None
         self._injected_tx: Any = None
         self._mutex = threading.RLock()
@@ -223,6 +225,20 @@ class Job:
                     self.delete()
                 if locked.session.in_transaction:
                     locked.session.commit()
+
+    def _hand_in(self) -> LockedRow | None:
+        """Part with the row if all there is left to do is its deletion, in no transaction of the handler's."""
+        if self._ending is not None or type(self).delete is not Job.delete:
+            return None
+        if self._locked is None or self._locked.in_transaction:
+            return None
+        self._handed_in = True
+        return self._detach()
+
+    def _detach(self) -> LockedRow | None:
+        """Part with the row and its lock, whose release is the caller's from now on."""
+        locked, self._locked = self._locked, None
+        return locked
 
     def _abandon(self) -> None:
         """Undo what isn't committed yet, so that done() has nothing to commit: nobody finished it."""

@@ -34,6 +34,8 @@ class LockContext:
     backoff: Backoff
     logger: Logger
     lease: Callable[[], Session]
+    # Is told of a row that was unlocked as it was locked, still to be done.
+    released: Callable[[Row], None]
     _pooler_logged: threading.Event = field(default_factory=threading.Event)
 
     def seconds_until_retry(self, error_count: int) -> float:
@@ -69,16 +71,40 @@ class LockedRow:
     looks whether it met a row, and goes by the id alone if the full key has gone.
     """
 
-    def __init__(self, session: Session, row: Row, context: LockContext, *, lent: bool = False) -> None:
-        self.session = session
+    def __init__(
+        self,
+        session: Session,
+        row: Row,
+        context: LockContext,
+        *,
+        lent: bool = False,
+        unlock: Statement | None = None,
+        before_use: Callable[[LockedRow], None] | None = None,
+    ) -> None:
         self.as_locked = row
         self.row = row
+        self._session = session
         self._context = context
         # A lent session is a worker's, which goes on with it after this row.
         self._lent = lent
+        self._unlock = unlock or context.table.unlock_all
+        # Called each time before the session is used for this row or given to its handler.
+        self._before_use = before_use
         # The transaction that delete() ran in, the last time it did; whether it ran outside of any.
         self._deleted_in: int | None = None
         self._deleted_for_good = False
+
+    @property
+    def session(self) -> Session:
+        """The session that holds the lock, ready for use."""
+        if self._before_use is not None:
+            self._before_use(self)
+        return self._session
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on the session."""
+        return self._session.in_transaction
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
@@ -155,13 +181,13 @@ class LockedRow:
 
         No failure is raised: what can't be unlocked is unlocked by closing the connection.
         """
-        session, unlock = self.session, self._context.table.unlock_all
+        session = self.session
         try:
             if session.in_transaction:
                 session.rollback()
             if not session.idle:
                 session.discard()
-            elif not session.run(unlock, (self.row.id,))[0][0]:
+            elif not session.run(self._unlock, (self.row.id,))[0][0]:
                 self._context.log_pooler(self.row.id)
                 session.discard()
             elif not self._lent:
@@ -173,6 +199,9 @@ class LockedRow:
             self._context.logger.warning(
                 "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
             )
+        finally:
+            if not self._deleted_for_good and self._deleted_in is None:
+                self._context.released(self.row)
 
     def give_up_session(self, trouble: Exception) -> None:
         """Close the session, which frees the lock, because of *trouble* when writing on it."""

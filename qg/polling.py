@@ -1,4 +1,4 @@
-"""Which queue is polled, and how often: what a worker and a pool of workers have in common."""
+"""Which queue is polled, how often and for how many jobs: what a worker and a pool of them have in common."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from qg.fields import check_queue
 __all__ = ["Polling"]
 
 _DEFAULT_INTERVAL = 5.0
+# Each locked job takes room in the server's lock table, which is small by default.
+_LARGEST_BATCH = 1000
 
 
 class Polling:
-    """Holds ``queue`` and ``interval``, which can be set until the polling starts."""
+    """Holds ``queue``, ``interval`` and ``batch_size``, of which the first two can be set until the start."""
 
-    def __init__(self, queue: str | None, interval: float | None) -> None:
+    def __init__(self, queue: str | None, interval: float | None, batch_size: int) -> None:
         self._started = False
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= _LARGEST_BATCH:
+            raise ErrInvalidOption(f"batch_size must be a number of jobs, 1 to {_LARGEST_BATCH}, not {batch_size!r}")
+        self.batch_size = batch_size
         self.queue = os.environ.get("QUE_QUEUE", "") if queue is None else queue
         self.interval = _interval_from_environment() if interval is None else interval
 

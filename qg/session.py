@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ __all__ = ["Session", "find_table", "prepare_statements"]
 # Which table's statements a connection has. A connection from somebody's pool outlives the client
 # that prepared it, and the next client needn't do it again; so this is nobody's but the module's.
 _prepared: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
+# The connections that have the functions of their table's Taking as well.
+_can_take: weakref.WeakSet[connection] = weakref.WeakSet()
 
 
 class Session:
@@ -78,7 +80,7 @@ class Session:
 
     @property
     def _status(self) -> int:
-        return self.conn.info.transaction_status
+        return self.conn.get_transaction_status()
 
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows."""
@@ -89,6 +91,54 @@ class Session:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
                 self._prepare()
                 return self._fetch(statement.call_sql, params)
+
+    def prepare_taking(self) -> None:
+        """Make what finish_and_run() needs, unless this connection has it.
+
+        Raises:
+            psycopg2.Error: if the session may not have functions of its own.
+        """
+        if self.conn not in _can_take:
+            taking = self._table.taking
+            with self._autocommit(), plain_cursor(self.conn) as cur:
+                cur.execute(taking.functions)
+                _prepare_missing(cur, [taking.finish_jobs, taking.take_jobs])
+            _can_take.add(self.conn)
+
+    def finish_and_run(
+        self, finish: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
+    ) -> list[tuple[Any, ...]]:
+        """Run finish_jobs in a transaction of its own, then *statement* by itself, in one message.
+
+        Args:
+            finish: the parameters of finish_jobs; None leaves it out.
+            statement: take_jobs or another.
+            params: its parameters.
+
+        Returns:
+            The rows of *statement*.
+
+        Raises:
+            psycopg2.Error: if one of them fails; no transaction is left open. Whether the first was
+                committed then, only the table tells.
+        """
+        finish_jobs = self._table.taking.finish_jobs
+        sql, everything = statement.call_sql, params
+        if finish is not None:
+            sql, everything = f"BEGIN;{finish_jobs.call_sql};COMMIT;{sql}", (*finish, *params)
+        with self._autocommit():
+            try:
+                return self._fetch(sql, everything)
+            except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
+                # Thrown away, as in run(). Where that happened after the COMMIT, half of it is done.
+                undone = self.in_transaction
+                self.rollback()
+                _can_take.discard(self.conn)
+                self.prepare_taking()
+                return self._fetch(sql, everything) if undone else self._fetch(statement.call_sql, params)
+            finally:
+                if self.in_transaction:
+                    self.rollback()
 
     def run_in_transaction(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* in the open transaction and return its rows.
@@ -108,6 +158,14 @@ class Session:
     def tidy(self) -> None:
         """Put the idle connection into the mode a job finds it in, whatever the last one set."""
         self._mode.apply(self.conn, autocommit=False)
+
+    def keep(self) -> None:
+        """Put the idle connection into the mode for statements of our own, until tidy() is called.
+
+        Any statement works in either mode. This one spares the switch to and fro for each.
+        """
+        self.tidy()
+        self.conn.autocommit = True
 
     def give_back(self) -> None:
         """Return the connection, free of locks, to its source; a second call does nothing.
@@ -131,15 +189,17 @@ class Session:
             self._returned = True
             self._lease.give_back(False)
 
+    def _autocommit(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.conn.autocommit else self._for_now_in_autocommit()
+
     @contextmanager
-    def _autocommit(self) -> Iterator[None]:
-        before = self.conn.autocommit
+    def _for_now_in_autocommit(self) -> Iterator[None]:
         self.conn.autocommit = True
         try:
             yield
         finally:
             if not self.conn.closed:
-                self.conn.autocommit = before
+                self.conn.autocommit = False
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
@@ -148,7 +208,7 @@ class Session:
 
     def _prepare(self) -> None:
         with plain_cursor(self.conn) as cur:
-            _prepare_missing(cur, self._table)
+            _prepare_missing(cur, self._table.prepared)
         _prepared[self.conn] = self._table
 
 
@@ -194,7 +254,7 @@ def prepare_statements(conn: connection) -> None:
     idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
     try:
         with plain_cursor(conn) as cur:
-            _prepare_missing(cur, detect(cur))
+            _prepare_missing(cur, detect(cur).prepared)
     finally:
         if idle and not conn.closed:
             conn.rollback()
@@ -210,9 +270,9 @@ def find_table(source: Source) -> Table:
         return detect(cur)
 
 
-def _prepare_missing(cur: cursor, table: Table) -> None:
+def _prepare_missing(cur: cursor, statements: Sequence[Statement]) -> None:
     cur.execute(PREPARED_NAMES.call_sql)
     present = {name for (name,) in cur.fetchall()}
-    missing = [each.prepare_sql for each in table.prepared if each.name not in present]
+    missing = [each.prepare_sql for each in statements if each.name not in present]
     if missing:
         cur.execute(";\n".join(missing))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import queue as queues
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 
 from qg.backoff import reconnect_pause
+from qg.batch import Batch, LockLost, Unrecorded
 from qg.client import Client
 from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidOption, ErrPoolState
 from qg.failures import PlainFailure, headline
@@ -45,15 +47,24 @@ class Worker(Polling):
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
         interval: seconds to sleep when no job is due, fractions allowed; None means the
             environment's QUE_WAKE_INTERVAL, or 5.
+        batch_size: how many jobs to lock at once. From 2 on, those that don't use ``job.tx`` are
+            finished together, at the latest 0.1 s after they were locked; a crash in between runs
+            them again.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
     """
 
     def __init__(
-        self, client: Client, work_map: WorkMap, *, queue: str | None = None, interval: float | None = None
+        self,
+        client: Client,
+        work_map: WorkMap,
+        *,
+        queue: str | None = None,
+        interval: float | None = None,
+        batch_size: int = 1,
     ) -> None:
-        super().__init__(queue, interval)
+        super().__init__(queue, interval, batch_size)
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker needs a qg.Client, not {type(client).__name__}")
         self._client = client
@@ -61,6 +72,7 @@ class Worker(Polling):
         self._logger = client.logger
         self._outage = Outage(self._logger)
         self._session: Session | None = None
+        self._batch: Batch | None = None
         self._current: Job | None = None
         self._stopping = False
         # Signal handlers shut workers down, and may interrupt this very thread anywhere. A
@@ -85,17 +97,20 @@ class Worker(Polling):
             self._started = True
             self._work_until_stopped()
         except BaseException:
+            self._end_batch()
             self._discard_session()
             raise
         finally:
+            self._end_batch()
             self._give_session_back()
             self._working.release()
 
     def work_one(self) -> bool:
         """Work one job if one is due, and return whether one was. Mirrors Go's ``Worker.WorkOne``.
 
-        Leases a connection for this one job. A failure of the handler is the job's and is recorded
-        there; it isn't raised.
+        Leases a connection for this one job and takes a statement for each step; what work() does
+        with one message a job comes to the same. A failure of the handler is the job's and is
+        recorded there; it isn't raised.
 
         Raises:
             ErrAgain, ErrClientClosed, psycopg2.Error: if no job could be locked.
@@ -147,8 +162,12 @@ class Worker(Polling):
     def _work_until_stopped(self) -> None:
         failures = 0
         while not self._stopping:
+            pause = self.interval
             try:
-                outcome = self._work_one(self._own_session())
+                batch = self._own_batch()
+                outcome = self._work_next(batch)
+                if outcome is _Round.IDLE and batch.seconds_until_next is not None:
+                    pause = min(pause, batch.seconds_until_next)
             except ErrClientClosed:
                 self._logger.warning("worker_ends queue=%s: its client was closed", self.queue)
                 return
@@ -156,6 +175,11 @@ class Worker(Polling):
                 # Others are finishing the jobs faster than we can lock one, so none is waiting for us.
                 self._logger.info("no_job queue=%s: %s", self.queue, error)
                 outcome = _Round.IDLE
+            except LockLost:
+                self._discard_session()
+                continue
+            except Unrecorded:
+                outcome = _Round.UNRECORDED
             except Exception as error:  # of psycopg2 or of the source; the worker outlives them all
                 self._discard_session()
                 self._outage.met_by(self, error)
@@ -165,21 +189,43 @@ class Worker(Polling):
             failures = 0
             self._outage.over_for(self)
             if outcome is not _Round.WORKED:
-                self._sleep(self.interval)
+                self._sleep(pause)
 
-    def _work_one(self, session: Session) -> _Round:
-        """Lock, run, settle and unlock one job on *session*: the whole life of a job on one page.
+    def _work_next(self, batch: Batch) -> _Round:
+        """Work the next job of *batch*; comes to the same as _work_one() in fewer messages.
 
-        After an exception other than ErrAgain, *session* isn't to be used again.
+        After an exception other than ErrAgain and Unrecorded its session isn't to be used again.
         """
-        job = self._client._lock(session, self.queue, lent=True)
+        if not self._client._taker.possible:
+            batch.seconds_until_next = None
+            batch.session.tidy()
+            return self._work_one(batch.session)
+        job = batch.next()
         if job is None:
             self._logger.debug("no_job queue=%s", self.queue)
             return _Round.IDLE
         self._current = job
         try:
             began = time.monotonic()
-            error = self._run(job)
+            error = self._run(job, batch.complete)
+            return _Round.WORKED if job._handed_in else self._settle(job, error, time.monotonic() - began)
+        finally:
+            self._current = None
+            job.done()
+
+    def _work_one(self, session: Session) -> _Round:
+        """Lock, run, settle and unlock one job on *session*: the whole life of a job on one page.
+
+        After an exception other than ErrAgain, *session* isn't to be used again.
+        """
+        job = self._client._lock_plainly(session, self.queue, lent=True)
+        if job is None:
+            self._logger.debug("no_job queue=%s", self.queue)
+            return _Round.IDLE
+        self._current = job
+        try:
+            began = time.monotonic()
+            error = self._run(job, Job._complete)
             return self._settle(job, error, time.monotonic() - began)
         finally:
             self._current = None
@@ -187,12 +233,12 @@ class Worker(Polling):
             if session.idle:
                 session.tidy()
 
-    def _run(self, job: Job) -> BaseException | None:
-        """Run the handler and complete the job; return what went wrong, if something did."""
+    def _run(self, job: Job, complete: Callable[[Job], None]) -> BaseException | None:
+        """Run the handler and *complete* the job; return what went wrong, if something did."""
         working = working_now.set(self)
         try:
             call_handler(self._work_map, job)
-            job._complete()
+            complete(job)
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():
                 job._abandon()
@@ -227,17 +273,30 @@ class Worker(Polling):
             with suppress(queues.Empty):
                 self._wakeups.get(timeout=seconds)
 
-    def _own_session(self) -> Session:
+    def _own_batch(self) -> Batch:
         self._client._require_open()
-        if self._session is None or not self._session.alive:
+        if self._batch is not None and self._batch.empty and not self._batch.session.alive:
             self._discard_session()
-            self._session = self._client._lease()
-        return self._session
+        if self._batch is None:
+            if self._session is None or not self._session.alive:
+                self._discard_session()
+                self._session = self._client._lease()
+            self._batch = Batch(self._client, self._session, self.queue, self.batch_size, self._settle_later)
+        return self._batch
+
+    def _settle_later(self, job: Job, error: Exception | None, seconds: float) -> bool:
+        return self._settle(job, error, seconds) is _Round.WORKED
 
     def _discard_session(self) -> None:
+        self._batch = None
         session, self._session = self._session, None
         if session is not None:
             session.discard()
+
+    def _end_batch(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.end()
 
     def _give_session_back(self) -> None:
         session, self._session = self._session, None

@@ -40,6 +40,7 @@ class WorkerPool(Polling):
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
         interval: seconds that an idle worker sleeps; None means the environment's
             QUE_WAKE_INTERVAL, or 5.
+        batch_size: how many jobs a worker locks at once; as for a Worker.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -53,8 +54,9 @@ class WorkerPool(Polling):
         *,
         queue: str | None = None,
         interval: float | None = None,
+        batch_size: int = 1,
     ) -> None:
-        super().__init__(queue, interval)
+        super().__init__(queue, interval, batch_size)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
         if not isinstance(client, Client):
@@ -158,7 +160,9 @@ class WorkerPool(Polling):
         outage = Outage(self._client.logger)
         workers = []
         for session in self._lease_all():
-            worker = Worker(self._client, work_map, queue=self.queue, interval=self.interval)
+            worker = Worker(
+                self._client, work_map, queue=self.queue, interval=self.interval, batch_size=self.batch_size
+            )
             worker._join_pool(session, outage)
             workers.append(worker)
         return workers

@@ -9,6 +9,7 @@ import pytest
 from support import Database, Network, eventually
 
 import qg
+from qg.batch import Batch
 from qg.cli.server import temporary_server
 from qg.outage import Outage
 
@@ -52,7 +53,7 @@ def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
 ) -> None:
     def sleeping() -> bool:
         ((_, state, query),) = database.sessions()
-        return state == "idle" and query.startswith("EXECUTE que_lock_job")
+        return state == "idle" and query.startswith("EXECUTE que_take_jobs")
 
     with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=3600) as pool:
         eventually(sleeping)
@@ -130,19 +131,22 @@ def test_a_pool_survives_a_restart_of_the_server(leaves_nothing_behind: None) ->
             eventually(lambda: len(worked) == 2)
 
 
-def test_err_again_is_no_outage_and_no_end(dsn: str, database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_err_again_is_no_outage_and_no_end(
+    dsn: str, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO")
 
-    class Unlucky(qg.Client):
-        unlucky = True
+    attempts: list[None] = []
+    look = Batch.next
 
-        def _lock(self, *args, **options):
-            if self.unlucky:
-                self.unlucky = False
-                raise qg.ErrAgain("lost 10 races for a job in a row; call again")
-            return super()._lock(*args, **options)
+    def be_unlucky_once(batch: Batch) -> qg.Job | None:
+        attempts.append(None)
+        if len(attempts) == 1:
+            raise qg.ErrAgain("10 jobs in a row were unreadable; call again")
+        return look(batch)
 
-    with Unlucky(dsn) as client:
+    monkeypatch.setattr(Batch, "next", be_unlucky_once)
+    with qg.Client(dsn) as client:
         client.enqueue(qg.Job("MyJob"))
         with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=0.01):
             eventually(lambda: database.count() == 0)

@@ -63,7 +63,8 @@ def test_the_client_prepares_each_connection_once(network: Network) -> None:
         for _ in range(3):
             client.enqueue(qg.Job("MyJob"))
             client.lock_job().done()
-    assert len([each for each in network.statements if "PREPARE que_lock_job" in each]) == 1
+    for name in ("que_lock_job", "que_take_jobs"):
+        assert len([each for each in network.statements if f"PREPARE {name}" in each]) == 1
 
 
 def test_a_connection_whose_statements_were_thrown_away_is_prepared_anew(client: qg.Client) -> None:
@@ -74,6 +75,8 @@ def test_a_connection_whose_statements_were_thrown_away_is_prepared_anew(client:
     session.conn.autocommit = False
     session.give_back()
     with client.lock_job() as job:
-        assert prepared_on(job.conn) == NAMES
+        assert prepared_on(job.conn) == ["que_finish_jobs", "que_take_jobs"]
         job.conn.rollback()
         job.delete()
+        assert prepared_on(job.conn) == sorted([*NAMES, "que_finish_jobs", "que_take_jobs"])
+        job.conn.rollback()

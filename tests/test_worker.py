@@ -16,6 +16,7 @@ from psycopg2.pool import ThreadedConnectionPool
 from support import Database, Network, backend_pid, eventually
 
 import qg
+from qg.batch import Batch
 
 
 @pytest.fixture(autouse=True)
@@ -577,7 +578,7 @@ def test_the_pauses_of_an_outage_grow_and_begin_anew_with_the_next_one(
         if result is not None:
             raise result
 
-    monkeypatch.setattr(client, "_lock", lock)
+    monkeypatch.setattr(Batch, "next", lock)
     worker = Sleepless(client, {}, interval=7, sleeps=6)
     worker.work()
     assert worker.slept == [0.05, 0.1, 0.2, 7, 0.05, 7]
@@ -589,7 +590,7 @@ def test_err_again_makes_a_worker_sleep(client: qg.Client, monkeypatch: pytest.M
     def lock(*arguments: Any, **options: Any) -> None:
         raise qg.ErrAgain
 
-    monkeypatch.setattr(client, "_lock", lock)
+    monkeypatch.setattr(Batch, "next", lock)
     worker = Sleepless(client, {}, interval=7)
     worker.work()
     assert worker.slept == [7]

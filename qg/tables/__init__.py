@@ -12,9 +12,21 @@ from typing import Any
 
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import v3
-from qg.tables.table import PREPARED_NAMES, Row, Statement, Table, iso_text, timestamp
+from qg.tables.table import PREPARED_NAMES, Row, Statement, Table, Taking, Walk, iso_text, timestamp
 
-__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "ddl", "detect", "iso_text", "timestamp", "version_of"]
+__all__ = [
+    "PREPARED_NAMES",
+    "Row",
+    "Statement",
+    "Table",
+    "Taking",
+    "Walk",
+    "ddl",
+    "detect",
+    "iso_text",
+    "timestamp",
+    "version_of",
+]
 
 # Ruby Que keeps the version in the table's comment; where a dump lost that, the columns tell.
 _SEEN = """

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, NamedTuple
 
-__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "iso_text", "timestamp"]
+__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "Taking", "Walk", "iso_text", "timestamp"]
 
 
 class Row(NamedTuple):
@@ -48,13 +48,15 @@ def iso_text(when: datetime) -> str:
 
 def timestamp(iso: str) -> datetime:
     """Return PostgreSQL's ISO 8601 text as an aware datetime, or the nearest one there is."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([+-][\d:]+)", iso)
+    try:
+        return datetime.fromisoformat(iso)
+    except ValueError:  # no datetime, or a fraction that Python 3.10 reads with six digits only
+        match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{1,6})([+-][\d:]+)", iso)
     if match is None:
         far_past = iso.endswith("BC") or iso.startswith("-")
         return (datetime.min if far_past else datetime.max).replace(tzinfo=timezone.utc)
     seconds, fraction, offset = match.groups()
-    # Python 3.10 reads a fraction of six digits only.
-    return datetime.fromisoformat(f"{seconds}.{(fraction or '').ljust(6, '0')}{offset}")
+    return datetime.fromisoformat(f"{seconds}.{fraction.ljust(6, '0')}{offset}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,42 @@ class Statement:
             return self.plain_sql
         count = len(re.findall(r"\$\d+", self.text))
         return f"EXECUTE {self.name}({', '.join(['%s'] * count)})"
+
+
+@dataclass(frozen=True)
+class Taking:
+    """How a session finishes jobs and takes others in one message, by functions of its own."""
+
+    # Creates the functions, or replaces them, for this session alone.
+    functions: str
+    # From the rows to the parameters of finish_jobs.
+    finish_params: Callable[[Sequence[Row]], tuple[Any, ...]]
+    # (finish_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
+    finish_jobs: Statement
+    # (id to unlock or null, queue, how many, priorities, run_ats and ids of the marks, learn) -> one
+    # column of JSON arrays: a Row for each job, then a Walk.
+    take_jobs: Statement
+    # (ids) -> how many of them this session had locked.
+    unlock_jobs: Statement
+
+
+class Walk(NamedTuple):
+    """What taking jobs told besides the jobs.
+
+    ``unlocked`` says whether the lock to be given up was held, ``more`` that another due job may be
+    there, ``seconds_until_next`` when the next one falls due if no job was found, ``entries`` and
+    ``pages`` how many of the index were read. The rest are the marks for the next walk, if they were
+    asked for: up to where in each priority every job was gone or locked.
+    """
+
+    unlocked: bool | None
+    more: bool
+    seconds_until_next: float | None
+    entries: int | None
+    pages: int | None
+    priorities: list[int] | None
+    run_ats: list[str] | None
+    ids: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -130,6 +168,8 @@ class Table:
 
     # () -> queue, type, count, working, errored, highest error count, oldest run_at as text.
     stats: Statement
+
+    taking: Taking
 
     @property
     def prepared(self) -> Sequence[Statement]:

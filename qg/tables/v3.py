@@ -6,7 +6,10 @@ job is ``pg_try_advisory_lock(job_id)``, as in every Que.
 
 from __future__ import annotations
 
-from qg.tables.table import Row, Statement, Table
+from collections.abc import Sequence
+from importlib import resources
+
+from qg.tables.table import Row, Statement, Table, Taking
 
 __all__ = ["TABLE"]
 
@@ -166,6 +169,36 @@ ORDER BY queue, job_class
 """
 )
 
+
+def _finish_params(rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    # PostgreSQL reads an array in this form faster than the ARRAY[…] that psycopg2 makes of a list.
+    # Numbers, and times as PostgreSQL wrote them, have nothing in them to be escaped.
+    return (
+        rows[0].queue,
+        "{" + ",".join([str(row.priority) for row in rows]) + "}",
+        '{"' + '","'.join([row.run_at for row in rows]) + '"}',
+        "{" + ",".join([str(row.id) for row in rows]) + "}",
+    )
+
+
+_TAKING = Taking(
+    functions=resources.files(__package__).joinpath("v3_session.sql").read_text(encoding="utf-8"),
+    finish_params=_finish_params,
+    finish_jobs=Statement(
+        name="que_finish_jobs",
+        text="SELECT pg_temp.que_finish_jobs($1::text, $2::smallint[], $3::timestamptz[], $4::bigint[])",
+    ),
+    take_jobs=Statement(
+        name="que_take_jobs",
+        text="""
+SELECT pg_temp.que_take_jobs(
+    $1::bigint, $2::text, $3::integer, $4::integer[], $5::text[], $6::bigint[], $7::boolean
+)
+""",
+    ),
+    unlock_jobs=Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)"),
+)
+
 TABLE = Table(
     version=3,
     key=_key,
@@ -184,4 +217,5 @@ TABLE = Table(
     insert_job=_INSERT_JOB,
     insert_jobs=_INSERT_JOBS,
     stats=_STATS,
+    taking=_TAKING,
 )

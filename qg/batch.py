@@ -1,0 +1,298 @@
+"""Batch: the jobs that a worker has locked on its session, and what it still owes for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import psycopg2
+
+from qg.client import Client
+from qg.errors import ErrAgain
+from qg.failures import one_line
+from qg.job import Ending, Job
+from qg.locks import LockedRow
+from qg.session import Session
+from qg.tables import Row
+
+__all__ = ["Batch", "LockLost", "Unrecorded"]
+
+# As in lock_job: so many jobs in a row that can't be read, and there is none.
+_MAX_ATTEMPTS = 10
+# How long a batch may keep finished jobs in the table and waiting ones from others, and how often
+# that is looked at while a handler runs; together they are the tenth of a second that is promised.
+_LONGEST_SECONDS = 0.06
+_WATCH_SECONDS = 0.03
+
+
+class LockLost(Exception):  # noqa: N818 - private to the worker
+    """The session didn't hold the lock that it took. It was closed."""
+
+
+class Unrecorded(Exception):  # noqa: N818 - private to the worker
+    """What became of a job couldn't be written, so it is still there."""
+
+
+class _Finished(NamedTuple):
+    """A job whose handler has returned and whose row is still to be deleted."""
+
+    job: Job
+    locked: LockedRow
+    seconds: float
+
+
+class Batch:
+    """Takes up to *size* jobs at once on *session*, hands them out one by one, finishes them together.
+
+    What is owed for the last jobs (deletion, commit, unlocking) is paid with the message that takes
+    the next ones; in steady state there is no other.
+
+    A session is nobody's while a handler runs, until the job needs it for the first time: then all
+    else that is locked there is finished or freed, and the session is that job's alone. The same is
+    done when the batch takes long. So nothing waits for a slow handler, and no handler finds its
+    connection in use.
+
+    Args:
+        client: where jobs come from.
+        session: a worker's; no one else uses it.
+        queue: the queue's name.
+        size: how many jobs to take at the most.
+        settle: is told of each job that was finished later than its handler returned: what went
+            wrong with that, or None, and how many seconds the handler ran. Records and logs it, and
+            returns whether it could.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        session: Session,
+        queue: str,
+        size: int,
+        settle: Callable[[Job, Exception | None, float], bool],
+    ) -> None:
+        self.session = session
+        session.keep()
+        # Of the last message: whether there may be more jobs than it took, and when to look again.
+        self.more = False
+        self.seconds_until_next: float | None = None
+        self._client = client
+        self._queue = queue
+        self._size = self._wanted = size
+        self._settle = settle
+        # Guards all below, and the session while it is nobody's.
+        self._mutex = threading.RLock()
+        self._waiting: deque[Row] = deque()
+        self._running: LockedRow | None = None
+        self._handed_over = False
+        self._finished: list[_Finished] = []
+        self._owed: LockedRow | None = None  # settled, but still locked
+        self._ran = 0
+        self._taken_at = self._started_at = 0.0
+        self._unrecorded = False
+        self._watch = _Watch(self._look) if size > 1 else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is locked and nothing owed."""
+        return not (self._waiting or self._finished or self._owed)
+
+    def next(self) -> Job | None:
+        """Return the next job, locked, or None if none was to be had.
+
+        Raises:
+            ErrAgain: if ten jobs in a row couldn't be read.
+            LockLost, Unrecorded: see there.
+            psycopg2.Error: if the database failed; the session isn't to be used again.
+        """
+        with self._mutex:
+            for _ in range(_MAX_ATTEMPTS):
+                if self._waiting and self._is_old():
+                    self._break_up()
+                if not self._waiting:
+                    self._exchange()
+                if not self._waiting:
+                    return None
+                job = self._begin(self._waiting.popleft())
+                if job is not None:
+                    return job
+        raise ErrAgain(f"{_MAX_ATTEMPTS} jobs of queue {self._queue!r} in a row were unreadable; call again")
+
+    def complete(self, job: Job) -> None:
+        """Settle *job*, whose handler has returned: with the next message, or now if that can't be.
+
+        Raises:
+            ErrNotLocked, psycopg2.Error: if it was no success after all.
+        """
+        with job._mutex, self._mutex:
+            locked = job._hand_in()
+            if locked is not None:
+                self._finished.append(_Finished(job, locked, time.monotonic() - self._started_at))
+                return
+        job._complete()
+        with job._mutex, self._mutex:
+            self._owed = job._detach()
+
+    def end(self) -> None:
+        """Finish and free what there is; a session that can't do that is closed."""
+        if self._watch is not None:
+            self._watch.end()
+        with self._mutex:
+            self._break_up()
+            if not self.session.idle:
+                self.session.discard()
+
+    def _begin(self, row: Row) -> Job | None:
+        """Return the job of *row*, or None if it can't be read, which is that job's error."""
+        context = self._client._context
+        unlock = context.table.unlock_all if self._size == 1 else context.table.unlock_job
+        locked = LockedRow(self.session, row, context, lent=True, unlock=unlock, before_use=self._hand_over)
+        job = self._client._read(locked)
+        if job is not None:
+            self._running, self._handed_over = locked, False
+            self._ran += 1
+            self._started_at = time.monotonic()
+        return job
+
+    def _hand_over(self, locked: LockedRow) -> None:
+        """Make the session the running job's own, before its first statement there."""
+        with self._mutex:
+            if locked is self._running and not self._handed_over:
+                self._handed_over = True
+                self._break_up()
+                if self.session.idle:
+                    self.session.tidy()
+
+    def _look(self) -> None:
+        """Called by the watch while there is anything to watch."""
+        with self._mutex:
+            if self._is_old():
+                self._break_up()
+            if self._watch is not None and not (self._waiting or self._finished):
+                self._watch.rest()
+
+    def _is_old(self) -> bool:
+        return bool(self._waiting or self._finished) and time.monotonic() - self._taken_at > _LONGEST_SECONDS
+
+    def _exchange(self) -> None:
+        """Send the message: pay what is owed, and take more."""
+        finished, owed = self._settle_accounts()
+        if (
+            not self._handed_over
+            and self._ran == self._wanted
+            and time.monotonic() - self._taken_at < _LONGEST_SECONDS / 2
+        ):
+            self._wanted = min(2 * self._wanted, self._size)
+        self._ran = 0
+        self.seconds_until_next = 0.0
+        rows = [each.locked.row for each in finished]
+        unlock = rows[-1] if rows else owed.row if owed else None
+        try:
+            if self._handed_over and self.session.idle:
+                self.session.keep()
+            taken = self._client._taker.take(self.session, self._queue, self._wanted, finished=rows, unlock=unlock)
+        except psycopg2.Error as error:
+            if not self._finish_each(finished, error):
+                raise  # it was the taking that failed
+            return
+        if taken is None:
+            self._finish_each(finished)
+            if owed is not None:
+                owed.let_go()
+            return
+        self._tell(finished)
+        if not taken.unlocked and unlock is not None:
+            self._client._context.log_pooler(unlock.id)
+            self.session.discard()
+            raise LockLost
+        self._taken_at = time.monotonic()
+        self._waiting.extend(taken.rows)
+        self.more, self.seconds_until_next = taken.more, taken.seconds_until_next
+        if self._watch is not None and len(taken.rows) > 1:
+            self._watch.begin()
+
+    def _break_up(self) -> None:
+        """Finish what is finished and free what hasn't begun, so that only the running job stays locked."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        finished, owed = self._settle_accounts()
+        if owed is not None:
+            waiting.append(owed.row)
+        if waiting:
+            self._wanted = max(self._ran, 1)
+        if not (finished or waiting):
+            return
+        try:
+            self._client._taker.release(self.session, [each.locked.row for each in finished], waiting)
+        except psycopg2.Error as error:
+            self._finish_each(finished, error)
+            # What waits will be free with the next message, or with the end of the session.
+            self._client.logger.warning("release_failed queue=%s: %s", self._queue, one_line(error))
+        else:
+            self._tell(finished)
+
+    def _settle_accounts(self) -> tuple[list[_Finished], LockedRow | None]:
+        finished, self._finished = self._finished, []
+        owed, self._owed = self._owed, None
+        return finished, owed
+
+    def _tell(self, finished: list[_Finished]) -> None:
+        for job, _, seconds in finished:
+            job._ending = Ending.DELETED
+            self._settle(job, None, seconds)
+
+    def _finish_each(self, finished: list[_Finished], cause: psycopg2.Error | None = None) -> bool:
+        """Finish jobs one by one, after *cause* kept us from it for all; return whether any was still there."""
+        met = False
+        for job, locked, seconds in finished:
+            with job._mutex:
+                error = None
+                try:
+                    if locked.still_there():
+                        met = True
+                        if cause is not None and not self.session.idle:
+                            raise cause
+                        job._bind(locked)
+                        job._complete()
+                    job._ending = Ending.DELETED
+                except Exception as trouble:  # of this job, or of its session; it is recorded like any other
+                    met = True
+                    error = trouble
+                if not self._settle(job, error, seconds):
+                    self._unrecorded = True
+                job.done()
+        return met
+
+
+class _Watch:
+    """A thread that looks at a batch again and again while there is something to see."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look_at = look
+        self._busy = threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Look from now on."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="qg-batch", daemon=True)
+            self._thread.start()
+        self._busy.set()
+
+    def rest(self) -> None:
+        """Look no more until begin()."""
+        self._busy.clear()
+
+    def end(self) -> None:
+        """Return when the thread has ended."""
+        self._ended.set()
+        self._busy.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._busy.wait() and not self._ended.wait(_WATCH_SECONDS):
+            self._look_at()

@@ -1,0 +1,149 @@
+-- What a session needs to finish and to take jobs of a version-3 table in one message each. The
+-- functions live as long as the session, in its own temporary schema, and are seen by nobody else.
+-- Their settings keep them on the primary key, whatever the planner saw when a plan was made: with
+-- a plan from when the table was empty, each lock would read the whole of it.
+
+-- Delete the jobs with these keys, or fail if one of them isn't there under its key any more.
+CREATE OR REPLACE FUNCTION pg_temp.que_finish_jobs(
+    of_queue text, priorities smallint[], run_ats timestamptz[], ids bigint[]
+) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    gone integer;
+BEGIN
+    IF cardinality(ids) = 1 THEN  -- the most frequent case, and a join less
+        DELETE FROM que_jobs
+        WHERE queue = of_queue AND priority = priorities[1] AND run_at = run_ats[1] AND job_id = ids[1];
+    ELSE
+        DELETE FROM que_jobs AS job
+        USING unnest(priorities, run_ats, ids) AS key (priority, run_at, id)
+        WHERE job.queue = of_queue AND job.priority = key.priority AND job.run_at = key.run_at AND job.job_id = key.id;
+    END IF;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone <> cardinality(ids) THEN
+        RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
+    END IF;
+END
+$$;
+
+-- Let go of every lock that this session has, among them that of unlock_id unless that is null; then
+-- lock up to `wanted` due jobs in the order of priority, run_at and id. Returns a JSON array for
+-- each with the fields of the row, and a last one about the walk: whether unlock_id was locked,
+-- whether another job may be due, in how many seconds the next one is, how many entries and pages
+-- of the primary key were read, and the marks for the next walk.
+--
+-- A mark (priority, run_at, id) says that everything of its priority up to there was gone or locked.
+-- The walk leaves that out. Marks are given in the order of their priorities; with `learn` those for
+-- the next walk are returned.
+--
+-- The second look at each job is what makes the lock safe: its worker may have finished it after
+-- our first look and before we got the lock that it gave up. A statement in here sees whatever was
+-- committed before it began, provided that the transaction reads committed data.
+CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
+    unlock_id bigint, of_queue text, wanted integer,
+    mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
+) RETURNS SETOF text
+LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_sort = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    key record;
+    taken text;
+    unlocked boolean;
+    more boolean := false;
+    began timestamptz := clock_timestamp();
+    -- A transaction that enqueues commits a little after its now(), which its jobs have for run_at.
+    -- Marks keep this far behind, or each such job would be found by a walk from the start only.
+    horizon timestamptz := began - interval '250 milliseconds';
+    next_due timestamptz;
+    primary_key oid := to_regclass('que_jobs_pkey');
+    entries_before bigint := pg_stat_get_xact_tuples_returned(primary_key);
+    pages_before bigint := pg_stat_get_xact_blocks_fetched(primary_key);
+    stretch integer := 1;  -- of the walk: up to the priority of the mark with this number
+    future boolean;
+    at_priority integer := -32769;
+    at_run_at timestamptz := '-infinity';
+    at_id bigint := 0;
+    seen integer[] := '{}';
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING MESSAGE = 'que_take_jobs needs a transaction that reads committed data';
+    END IF;
+    IF unlock_id IS NOT NULL THEN
+        unlocked := pg_advisory_unlock(unlock_id);
+    END IF;
+    PERFORM pg_advisory_unlock_all();
+
+    <<walk>>
+    LOOP
+        future := false;
+        FOR key IN
+            SELECT priority, run_at, job_id FROM que_jobs
+            WHERE queue = of_queue
+              AND (priority, run_at, job_id) > (at_priority, at_run_at, at_id)
+              AND priority < coalesce(mark_priorities[stretch], 32768)
+            ORDER BY priority, run_at, job_id
+        LOOP
+            IF key.run_at > began THEN
+                future := true;
+                EXIT;
+            ELSIF wanted = 0 THEN
+                more := true;
+                EXIT walk;
+            ELSIF learn AND key.priority IS DISTINCT FROM seen[cardinality(seen)] THEN
+                seen := seen || key.priority::integer;
+            END IF;
+            CONTINUE WHEN NOT pg_try_advisory_lock(key.job_id);
+
+            SELECT json_build_array(job_id, queue, priority, run_at, job_class, args::text, error_count, last_error)
+            INTO taken
+            FROM que_jobs
+            WHERE queue = of_queue AND priority = key.priority AND run_at = key.run_at AND job_id = key.job_id;
+            IF FOUND THEN
+                RETURN NEXT taken;
+                wanted := wanted - 1;
+            ELSE
+                PERFORM pg_advisory_unlock(key.job_id);
+            END IF;
+        END LOOP;
+
+        IF future THEN
+            -- Nothing after it in this priority is due, and there may be a million of them.
+            next_due := least(next_due, key.run_at);
+            at_priority := key.priority;
+            at_run_at := 'infinity';
+            at_id := 9223372036854775807;
+        ELSIF wanted = 0 OR mark_priorities[stretch] IS NULL THEN
+            EXIT walk;
+        ELSE
+            at_priority := mark_priorities[stretch];
+            at_run_at := mark_run_ats[stretch]::timestamptz;
+            at_id := mark_ids[stretch];
+            seen := seen || at_priority;
+            stretch := stretch + 1;
+        END IF;
+    END LOOP walk;
+
+    IF learn THEN
+        -- Where the walk came through, everything was gone or locked; where it ended, up to the last job.
+        mark_priorities := seen || mark_priorities[stretch:];
+        mark_run_ats := array_fill(to_json(horizon) #>> '{}', ARRAY[cardinality(seen)]) || mark_run_ats[stretch:];
+        mark_ids := array_fill(0::bigint, ARRAY[cardinality(seen)]) || mark_ids[stretch:];
+        IF wanted = 0 AND (taken::json ->> 3)::timestamptz < horizon THEN
+            mark_run_ats[cardinality(seen)] := taken::json ->> 3;
+            mark_ids[cardinality(seen)] := taken::json ->> 0;
+        END IF;
+    END IF;
+    RETURN NEXT json_build_array(
+        unlocked, more, CASE WHEN isfinite(next_due) THEN extract(epoch FROM next_due - began) END,
+        pg_stat_get_xact_tuples_returned(primary_key) - entries_before,
+        pg_stat_get_xact_blocks_fetched(primary_key) - pages_before,
+        mark_priorities, mark_run_ats, mark_ids
+    );
+END
+$$;

@@ -1,0 +1,142 @@
+"""Taking jobs the short way: finish, unlock, lock and check in one message to the server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg2
+
+from qg.failures import one_line
+from qg.locks import Logger
+from qg.marks import Marks
+from qg.session import Session
+from qg.tables import Row, Table, Walk
+
+__all__ = ["Taken", "Taker"]
+
+
+class Taken(NamedTuple):
+    """What one message brought.
+
+    ``rows`` are the jobs, locked and looked at, in the order in which they are to be run.
+    ``unlocked`` says whether the lock that was given up had been held, ``more`` whether another due
+    job may be waiting. ``seconds_until_next`` says, if there is no job, when to look again: one
+    falls due then, or what this walk couldn't see can be looked at; None if nothing is known of any.
+    """
+
+    rows: list[Row]
+    unlocked: bool
+    more: bool
+    seconds_until_next: float | None
+
+
+class Taker:
+    """Takes jobs for all the sessions of one client. Safe to use from any thread.
+
+    Does it by functions in each session's temporary schema. Where there can't be any, ``possible``
+    turns false for good, and the plain statements do it one by one.
+    """
+
+    def __init__(self, table: Table, logger: Logger) -> None:
+        self.possible = True
+        self._taking = table.taking
+        self._logger = logger
+        self._mutex = threading.Lock()
+        self._marks: dict[str, Marks] = {}
+
+    def marks(self, queue: str) -> Marks:
+        """Return what is known of *queue*."""
+        marks = self._marks.get(queue)
+        if marks is None:
+            with self._mutex:
+                marks = self._marks.setdefault(queue, Marks())
+        return marks
+
+    def take(
+        self,
+        session: Session,
+        queue: str,
+        wanted: int = 1,
+        *,
+        finished: Sequence[Row] = (),
+        unlock: Row | None = None,
+        thorough: bool = False,
+    ) -> Taken | None:
+        """Delete *finished* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
+
+        One message.
+
+        Args:
+            session: an idle one.
+            queue: the queue's name.
+            wanted: how many jobs at the most.
+            finished: rows that are locked on the session.
+            unlock: one of the rows that are locked on the session; None if none is.
+            thorough: whether to send another message, for a walk from the start, before it is said
+                that there is no job.
+
+        Returns:
+            None if it isn't possible. Then *finished* may have been deleted; nothing else was done.
+
+        Raises:
+            psycopg2.Error: if it fails. How much was done by then, only the table tells.
+        """
+        if not self._prepare(session):
+            return None
+        marks = self.marks(queue)
+        start = marks.start()
+        finish = self._taking.finish_params(finished) if finished else None
+        params = (unlock.id if unlock else None, queue, wanted, *start.params)
+        try:
+            *found, last = (text for (text,) in session.finish_and_run(finish, self._taking.take_jobs, params))
+        except psycopg2.errors.FeatureNotSupported as error:
+            self._give_up(error)
+            return None
+        walk = Walk(*json.loads(last))
+        marks.end(start, walk, len(found))
+        if thorough and start.at_marks and not found:
+            marks.rest_no_longer()
+            return self.take(session, queue, wanted)
+        wait = walk.seconds_until_next
+        if start.at_marks:
+            unseen = marks.seconds_until_start()
+            wait = unseen if wait is None else min(wait, unseen)
+        return Taken([Row(*json.loads(row)) for row in found], walk.unlocked is not False, walk.more, wait)
+
+    def release(self, session: Session, finished: Sequence[Row], waiting: Sequence[Row]) -> None:
+        """Delete *finished* and commit; unlock these and *waiting*, all of them locked on *session*.
+
+        One message.
+
+        Raises:
+            psycopg2.Error: if it fails. How much was done by then, only the table tells.
+        """
+        finish = self._taking.finish_params(finished) if finished else None
+        ids = [row.id for row in (*finished, *waiting)]
+        session.finish_and_run(finish, self._taking.unlock_jobs, (ids,))
+        for row in waiting:
+            self.released(row)
+
+    def released(self, row: Row) -> None:
+        """Note that *row* is free again and still to be done."""
+        self.marks(row.queue).released(row)
+
+    def _prepare(self, session: Session) -> bool:
+        if self.possible:
+            try:
+                session.prepare_taking()
+            except (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction) as error:
+                self._give_up(error)
+        return self.possible
+
+    def _give_up(self, cause: psycopg2.Error) -> None:
+        if self.possible:
+            self.possible = False
+            self._logger.warning(
+                "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one "
+                "and there are no batches",
+                one_line(cause),
+            )
