@@ -11,15 +11,19 @@ from qg.tables import ddl, version_of
 __all__ = ["migrate", "schema_version"]
 
 
-def migrate(source: object, version: int = 3) -> None:
+def migrate(source: object, version: int = 3, *, notify: bool = False) -> None:
     """Create the ``que_jobs`` table in the current schema unless it is there already.
 
-    One transaction on a connection of *source*. Drops and changes nothing; may be run twice, and
-    by several processes at once. ``psql -f schema.sql`` does the same.
+    One transaction on a connection of *source*. Drops nothing; may be run twice, and by several
+    processes at once. ``psql -f schema.sql`` does the same.
 
     Args:
         source: a DSN, a psycopg2 pool, a SQLAlchemy engine, or a callable that connects.
         version: of the table, as Ruby Que counts them; this qg creates 3.
+        notify: whether to add a trigger, ``qg_notify``, to the table, an old or a new one: each
+            statement that enqueues then notifies the pools that listen, so that they start its jobs
+            within milliseconds. The table stays what it was for every other client. Without it
+            nothing is taken away; DROP TRIGGER does that.
 
     Raises:
         ErrInvalidOption: for a version that qg can't create.
@@ -27,7 +31,7 @@ def migrate(source: object, version: int = 3) -> None:
         ErrUnusable: if *source* is of no known kind.
         psycopg2.Error: if the database can't be reached, or doesn't let us.
     """
-    script = ddl(version)
+    script = ddl(version, notify=notify)
     with closing(source_from(source)) as origin, transaction(origin) as cur:
         cur.execute(script)
         found = version_of(cur)

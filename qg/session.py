@@ -167,6 +167,28 @@ class Session:
         self.tidy()
         self.conn.autocommit = True
 
+    def listen(self) -> None:
+        """Hear of jobs that are enqueued, from now on."""
+        self.keep()
+        with plain_cursor(self.conn) as cur:
+            cur.execute(self._table.listen)
+
+    def notifications(self) -> list[str]:
+        """Return what was heard since the last call; doesn't wait."""
+        self.conn.poll()
+        heard = [each.payload for each in self.conn.notifies]
+        self.conn.notifies.clear()
+        return heard
+
+    def stop_listening(self) -> None:
+        """Hear no more; a session that can't do that is closed."""
+        try:
+            with plain_cursor(self.conn) as cur:
+                cur.execute(self._table.stop_listening)
+            self.conn.notifies.clear()
+        except psycopg2.Error:
+            self.discard()
+
     def give_back(self) -> None:
         """Return the connection, free of locks, to its source; a second call does nothing.
 

@@ -21,6 +21,7 @@ from qg.outage import Outage
 from qg.polling import Polling
 from qg.session import Session
 from qg.signals import in_signal_handler
+from qg.sleepers import Sleepers
 from qg.verdicts import Discard
 
 __all__ = ["Worker", "working_now"]
@@ -78,6 +79,7 @@ class Worker(Polling):
         # Signal handlers shut workers down, and may interrupt this very thread anywhere. A
         # SimpleQueue can be put to at any point; an Event, which takes a lock to be set, can't.
         self._wakeups: queues.SimpleQueue[None] = queues.SimpleQueue()
+        self._sleepers = Sleepers()
         # Held for as long as work() runs, so that shutdown() can wait for it.
         self._working = threading.Lock()
 
@@ -145,10 +147,11 @@ class Worker(Polling):
         self._log_still_running()
         return False
 
-    def _join_pool(self, session: Session, outage: Outage) -> None:
-        """Work on *session* at first, and tell of outages together with the other workers."""
+    def _join_pool(self, session: Session, outage: Outage, sleepers: Sleepers) -> None:
+        """Work on *session* at first; tell of outages, and sleep, together with the other workers."""
         self._session = session
         self._outage = outage
+        self._sleepers = sleepers
 
     def _ask_to_stop(self) -> None:
         self._stopping = True
@@ -162,12 +165,12 @@ class Worker(Polling):
     def _work_until_stopped(self) -> None:
         failures = 0
         while not self._stopping:
-            pause = self.interval
+            due: float | None = None
+            calls = self._sleepers.calls
             try:
                 batch = self._own_batch()
                 outcome = self._work_next(batch)
-                if outcome is _Round.IDLE and batch.seconds_until_next is not None:
-                    pause = min(pause, batch.seconds_until_next)
+                due = batch.seconds_until_next
             except ErrClientClosed:
                 self._logger.warning("worker_ends queue=%s: its client was closed", self.queue)
                 return
@@ -188,8 +191,10 @@ class Worker(Polling):
                 continue
             failures = 0
             self._outage.over_for(self)
-            if outcome is not _Round.WORKED:
-                self._sleep(pause)
+            if outcome is _Round.IDLE:
+                self._sleep(self.interval, due, calls)
+            elif outcome is _Round.UNRECORDED:
+                self._sleep(self.interval)
 
     def _work_next(self, batch: Batch) -> _Round:
         """Work the next job of *batch*; comes to the same as _work_one() in fewer messages.
@@ -204,6 +209,9 @@ class Worker(Polling):
         if job is None:
             self._logger.debug("no_job queue=%s", self.queue)
             return _Round.IDLE
+        if batch.more:
+            batch.more = False
+            self._sleepers.wake(1)
         self._current = job
         try:
             began = time.monotonic()
@@ -268,8 +276,13 @@ class Worker(Polling):
             trace = None if isinstance(error, PlainFailure) else error
             self._logger.error("job_failed id=%d type=%s: %s", job.id, job.type, line, exc_info=trace)
 
-    def _sleep(self, seconds: float) -> None:
-        if not self._stopping:
+    def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+        """Sleep *seconds*; with *calls*, so that one is woken when there is a job, and when one is *due*."""
+        if self._stopping:
+            return
+        if calls is not None:
+            self._sleepers.sleep(self._wakeups, seconds, due, calls)
+        else:
             with suppress(queues.Empty):
                 self._wakeups.get(timeout=seconds)
 

@@ -14,10 +14,12 @@ from qg.client import Client
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
 from qg.failures import one_line
 from qg.handlers import WorkMap, checked_work_map
+from qg.listener import Listener
 from qg.outage import Outage
 from qg.polling import Polling
 from qg.session import Session
 from qg.signals import in_signal_handler
+from qg.sleepers import Sleepers
 from qg.worker import Worker, working_now
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class WorkerPool(Polling):
     shut down.
 
     Args:
-        client: where jobs come from; its source must have *count* connections to give.
+        client: where jobs come from; its source must have *count* connections to give, and one more
+            for the pool to listen on if the table notifies (see :func:`qg.migrate`).
         work_map: from job type to handler; may be replaced until the start.
         count: how many workers, 0 or more.
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
@@ -66,6 +69,7 @@ class WorkerPool(Polling):
         self._count = count
         self._workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
+        self._listener: Listener | None = None
         # A signal handler may shut the pool down in the middle of the main thread's start().
         self._mutex = threading.RLock()
         self._stopped = False
@@ -126,6 +130,8 @@ class WorkerPool(Polling):
     def _wait(self, deadline: float | None) -> bool:
         for thread in self._threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        if self._listener is not None:
+            self._listener.join(None if deadline is None else max(deadline - time.monotonic(), 0))
         running = [w for w, thread in zip(self._workers, self._threads, strict=False) if thread.is_alive()]
         for worker in running:
             worker._log_still_running()
@@ -154,18 +160,30 @@ class WorkerPool(Polling):
     def _ask_to_stop(self) -> None:
         for worker in self._workers:
             worker._ask_to_stop()
+        if self._listener is not None:
+            self._listener.stop()
 
     def _hire(self) -> list[Worker]:
         work_map = checked_work_map(self.work_map)
-        outage = Outage(self._client.logger)
+        outage, sleepers = Outage(self._client.logger), Sleepers()
         workers = []
-        for session in self._lease_all():
+        sessions = self._lease_all()
+        if sessions:
+            self._listener = self._listen(sessions[0], sleepers)
+        for session in sessions:
             worker = Worker(
                 self._client, work_map, queue=self.queue, interval=self.interval, batch_size=self.batch_size
             )
-            worker._join_pool(session, outage)
+            worker._join_pool(session, outage, sleepers)
             workers.append(worker)
         return workers
+
+    def _listen(self, session: Session, sleepers: Sleepers) -> Listener | None:
+        """Return a listener that listens, if the table notifies and there is a connection for it."""
+        if not session.run(self._client._table.notifies)[0][0]:
+            return None
+        listener = Listener(self._client, self.queue, sleepers, self.interval)
+        return listener if listener.start() else None
 
     def _lease_all(self) -> list[Session]:
         """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""

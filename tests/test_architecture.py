@@ -41,6 +41,8 @@ ORDER = [
     "batch",
     "outage",
     "signals",
+    "sleepers",
+    "listener",
     "worker",
     "workerpool",
     "__init__",

@@ -52,7 +52,7 @@ class Sleepless(qg.Worker):
         self.slept: list[float] = []
         self.sleeps = sleeps
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
         self.slept.append(seconds)
         if len(self.slept) == self.sleeps:
             self._ask_to_stop()
@@ -708,7 +708,7 @@ def test_queue_and_interval_may_be_set_until_the_start(client: qg.Client) -> Non
 
 def test_a_worker_that_works_cant_be_changed(client: qg.Client) -> None:
     class Curious(Sleepless):
-        def _sleep(self, seconds: float) -> None:
+        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
             with pytest.raises(qg.ErrPoolState):
                 self.queue = "other"
             super()._sleep(seconds)

@@ -88,12 +88,16 @@ def detect(cursor: Any) -> Table:
     return v3.TABLE
 
 
-def ddl(version: int) -> str:
-    """Return the script that creates a table of *version* where there is none.
+def ddl(version: int, *, notify: bool) -> str:
+    """Return the script that creates a table of *version* where there is none; and its notifications.
 
     Raises:
         ErrInvalidOption: if this qg can't create that version.
     """
     if version != 3:
         raise ErrInvalidOption(f"version {version!r} can't be created by this qg; ask for version 3")
-    return resources.files(__package__).joinpath("v3.sql").read_text(encoding="utf-8")
+    return "".join(_script(name) for name in ["v3.sql"] + ["v3_notify.sql"] * notify)
+
+
+def _script(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

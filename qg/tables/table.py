@@ -171,6 +171,12 @@ class Table:
 
     taking: Taking
 
+    # () -> whether the table notifies of jobs that are enqueued.
+    notifies: Statement
+    # What to execute to hear of them; each notification is the number of due jobs and their queue.
+    listen: str
+    stop_listening: str
+
     @property
     def prepared(self) -> Sequence[Statement]:
         """The statements that have a name."""

@@ -199,6 +199,15 @@ SELECT pg_temp.que_take_jobs(
     unlock_jobs=Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)"),
 )
 
+_NOTIFIES = Statement(
+    """
+SELECT EXISTS (
+    SELECT FROM pg_trigger
+    WHERE tgrelid = 'que_jobs'::regclass AND tgname = 'qg_notify' AND tgenabled IN ('O', 'A')
+)
+"""
+)
+
 TABLE = Table(
     version=3,
     key=_key,
@@ -218,4 +227,7 @@ TABLE = Table(
     insert_jobs=_INSERT_JOBS,
     stats=_STATS,
     taking=_TAKING,
+    notifies=_NOTIFIES,
+    listen="LISTEN qg_jobs",
+    stop_listening="UNLISTEN *",
 )
