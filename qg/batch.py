@@ -108,6 +108,9 @@ class Batch:
             psycopg2.Error: if the database failed; the session isn't to be used again.
         """
         with self._mutex:
+            if self._unrecorded:
+                self._unrecorded = False
+                raise Unrecorded
             for _ in range(_MAX_ATTEMPTS):
                 if self._waiting and self._is_old():
                     self._break_up()

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qg.backoff import Backoff, exponential
 from qg.connections import source_from
@@ -134,7 +134,7 @@ class Client:
             if self._synchronous and job.run_at is None:
                 row = self._synchronous.run(params, session, self._table)
             else:
-                row = Row(*session.run(self._table.insert_job, params)[0])
+                row = Row.read(session.run(self._table.insert_job, params)[0][0])
         return _filled(job, row)
 
     def enqueue_in_tx(self, job: Job, tx: object) -> Job:
@@ -157,7 +157,7 @@ class Client:
         if self._synchronous and job.run_at is None:
             row = self._synchronous.run_in_tx(params, tx, self._table)
         else:
-            row = Row(*rows_in(tx, self._table.insert_job, params)[0])
+            row = Row.read(rows_in(tx, self._table.insert_job, params)[0][0])
         return _filled(job, row)
 
     def enqueue_batch(self, jobs: Iterable[Job]) -> list[Job]:
@@ -293,7 +293,7 @@ class Client:
             rows = session.run(self._table.lock_job, (queue,))
             if not rows:
                 return None
-            row = Row(*rows[0])
+            row = Row.read(rows[0][0])
             # The lock statement saw the table as it was when it began. If the job was being worked
             # then, and finished just before we tried its lock, we hold the lock of a job that is
             # gone or not due again yet. A new statement sees that.
@@ -329,7 +329,7 @@ def _filled(job: Job, row: Row | None) -> Job:
     return job
 
 
-def _all_filled(batch: list[Job], rows: list[tuple[object, ...]]) -> list[Job]:
+def _all_filled(batch: list[Job], rows: list[tuple[Any, ...]]) -> list[Job]:
     # RETURNING promises no order; the ids do.
-    stored = sorted((Row(*row) for row in rows), key=lambda row: row.id)  # type: ignore[arg-type]
+    stored = sorted(Row.read(text) for (text,) in rows)
     return [_filled(job, row) for job, row in zip(batch, stored, strict=True)]

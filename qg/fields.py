@@ -99,11 +99,14 @@ def _run_at(job: _Fields) -> str | None:
     return iso_text(job.run_at)
 
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
 def _encode_args(job: _Fields) -> str:
     try:
         if isinstance(job.args, bytes):
             return _checked_document(job.args)
-        text = json.dumps(job.args, allow_nan=False)
+        text = _encode(job.args)
         _check_keys(job.args)  # afterwards, since dumps() has refused what holds itself
         return text
     except RecursionError:

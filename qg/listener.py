@@ -7,11 +7,9 @@ import socket
 import threading
 from contextlib import suppress
 
-import psycopg2
-
 from qg.backoff import reconnect_pause
 from qg.client import Client
-from qg.errors import QgError
+from qg.errors import ErrTooFewConnections
 from qg.failures import one_line
 from qg.session import Session
 from qg.sleepers import Sleepers
@@ -45,8 +43,11 @@ class Listener:
     def start(self) -> bool:
         """Listen from now on, or log why that can't be; return whether it can."""
         try:
+            # A pool of SQLAlchemy's that is used up would let us wait half a minute.
+            if self._client._source.spare() == 0:
+                raise ErrTooFewConnections("the source has no connection to spare")
             self._listen()
-        except (psycopg2.Error, QgError) as error:
+        except Exception as error:  # of psycopg2 or of the source; polling goes on
             self._client.logger.warning(
                 "not_listening queue=%s: %s; a pool listens on one connection more than it has workers, "
                 "and polls where there is none",
@@ -75,7 +76,7 @@ class Listener:
                 session = self._listen()
                 failures = 0
                 self._hear(session)
-            except (psycopg2.Error, QgError, OSError, ValueError) as error:
+            except Exception as error:  # of psycopg2 or of the source; listening goes on when it can
                 self._discard()
                 failures += 1
                 if failures == 1 and not self._stopping:

@@ -270,7 +270,7 @@ class LockedRow:
 
     def _keep(self, changed: list[tuple[Any, ...]], purpose: str) -> None:
         if changed:
-            self.row = Row(*changed[0])
+            self.row = Row.read(changed[0][0])
         else:
             self._log_gone(purpose)
 

@@ -85,7 +85,7 @@ class Marks:
                 # The other workers go on from the marks meanwhile.
                 self._rest_until = now + _REST_SECONDS[1]
                 return Start(now, None, True, self._lowered)
-            return Start(now, self._marks, True, self._lowered)
+            return Start(now, dict(self._marks), True, self._lowered)
 
     def end(self, start: Start, walk: Walk, taken: int) -> None:
         """Learn from a *walk* that began at *start* and took so many jobs."""
@@ -100,8 +100,11 @@ class Marks:
             if not self._dear:
                 self._marks = {}
             elif start.learn and start.lowered == self._lowered and walk.priorities is not None:
-                learned = zip(walk.priorities, walk.run_ats or (), walk.ids or (), strict=True)
-                self._marks = {priority: (at, number) for priority, at, number in list(learned)[:_MOST_MARKS]}
+                # Of a priority without any job a walk from the start learns nothing, so its mark stays.
+                for priority, at, number in zip(walk.priorities, walk.run_ats or (), walk.ids or (), strict=True):
+                    self._marks[priority] = (at, number)
+                for priority in sorted(self._marks)[_MOST_MARKS:]:
+                    del self._marks[priority]
 
     def released(self, row: Row) -> None:
         """Take back what hides *row*, whose lock was given up although it is still to be done."""
@@ -111,7 +114,7 @@ class Marks:
             self._lowered += 1
             mark = self._marks.get(row.priority)
             if mark is not None and (timestamp(mark[0]), mark[1]) >= (row.due, row.id):
-                self._marks = {**self._marks, row.priority: (row.run_at, row.id - 1)}
+                self._marks[row.priority] = (row.run_at, row.id - 1)
 
     def rest_no_longer(self) -> None:
         """Let the next walk begin at the start."""

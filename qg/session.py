@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2.extensions import (
@@ -234,8 +233,7 @@ class Session:
         _prepared[self.conn] = self._table
 
 
-@dataclass(frozen=True)
-class _Mode:
+class _Mode(NamedTuple):
     """The transaction settings of a connection, which psycopg2 keeps on our side of the wire."""
 
     isolation_level: Any
@@ -248,6 +246,8 @@ class _Mode:
         return cls(conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
 
     def apply(self, conn: connection, *, autocommit: bool) -> None:
+        if _Mode.of(conn) == self._replace(autocommit=autocommit):
+            return
         conn.set_session(
             isolation_level=_or_default(self.isolation_level),
             readonly=_or_default(self.readonly),

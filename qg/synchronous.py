@@ -47,7 +47,7 @@ class Synchronous:
         except Reschedule as verdict:
             if session.in_transaction:
                 session.rollback()
-            return Row(*session.run(table.insert_job, _at(verdict, params))[0])
+            return Row.read(session.run(table.insert_job, _at(verdict, params))[0][0])
         finally:
             job.done()
             if session.in_transaction:
@@ -69,7 +69,7 @@ class Synchronous:
         except Discard as verdict:
             self._log_discarded(job, verdict)
         except Reschedule as verdict:
-            return Row(*rows_in(tx, table.insert_job, _at(verdict, params))[0])
+            return Row.read(rows_in(tx, table.insert_job, _at(verdict, params))[0][0])
         finally:
             job.done()
         return None

@@ -104,7 +104,7 @@ class Taker:
         if start.at_marks:
             unseen = marks.seconds_until_start()
             wait = unseen if wait is None else min(wait, unseen)
-        return Taken([Row(*json.loads(row)) for row in found], walk.unlocked is not False, walk.more, wait)
+        return Taken([Row.read(text) for text in found], walk.unlocked is not False, walk.more, wait)
 
     def release(self, session: Session, finished: Sequence[Row], waiting: Sequence[Row]) -> None:
         """Delete *finished* and commit; unlock these and *waiting*, all of them locked on *session*.

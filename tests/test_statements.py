@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 
 import psycopg2
@@ -44,7 +45,7 @@ def test_the_prepared_statements_are_those_of_que(dsn: str, database: Database) 
         with conn.cursor() as cur:
             cur.execute("EXECUTE que_insert_job('q', 1, NULL, 'MyJob', '[]')")
             cur.execute("EXECUTE que_lock_job('q')")
-            job_id = cur.fetchone()[0]
+            ((job_id, *_),) = (json.loads(row) for row in cur.fetchone())
             assert database.locks() == [job_id]
             cur.execute("EXECUTE que_unlock_job(%s)", (job_id,))
             assert cur.fetchone() == (True,)

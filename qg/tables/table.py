@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,11 @@ class Row(NamedTuple):
     args: str
     error_count: int
     last_error: str | None
+
+    @classmethod
+    def read(cls, text: str) -> Row:
+        """Return the row that a statement gave as a JSON array."""
+        return cls(*json.loads(text))
 
     @property
     def due(self) -> datetime:
@@ -131,7 +137,8 @@ class Walk(NamedTuple):
 class Table:
     """What a kind of table offers: its statements, and the key that names one row.
 
-    The columns that a statement returns are those of :class:`Row`, in its order, unless said.
+    A statement returns a job as one column, the JSON array that :meth:`Row.read` reads: psycopg2
+    takes longer over eight columns than json over one.
     """
 
     version: int

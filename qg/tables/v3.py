@@ -14,9 +14,10 @@ from qg.tables.table import Row, Statement, Table, Taking
 __all__ = ["TABLE"]
 
 _STORED = "job_id, queue, priority, run_at, job_class, args, error_count, last_error"
-# A time as JSON is written in ISO 8601 whatever the session's DateStyle is.
-_COLUMNS = """job_id, queue, priority, to_json(run_at) #>> '{}', job_class, args::text, error_count,
-    last_error"""
+# In the order of Row's fields. A time as JSON is written in ISO 8601 whatever the session's DateStyle is.
+_ROW = """json_build_array(
+    job_id, queue, priority, run_at, job_class, args::text, error_count, last_error
+)::text"""
 
 
 def _key(row: Row) -> tuple[str, int, str, int]:
@@ -51,7 +52,7 @@ WITH RECURSIVE due AS (
     ) AS following
     WHERE NOT due.locked
 )
-SELECT {_COLUMNS} FROM due WHERE locked LIMIT 1
+SELECT {_ROW} FROM due WHERE locked LIMIT 1
 """,
 )
 
@@ -110,18 +111,18 @@ _SET_ERROR = Statement(
     name="que_set_error",
     text=f"""{_SET}
 WHERE queue = $4::text AND priority = $5::smallint AND run_at = $6::timestamptz AND job_id = $7::bigint
-RETURNING {_COLUMNS}
+RETURNING {_ROW}
 """,
 )
 
-_SET_ERROR_BY_ID = Statement(f"{_SET} WHERE job_id = $4::bigint RETURNING {_COLUMNS}")
+_SET_ERROR_BY_ID = Statement(f"{_SET} WHERE job_id = $4::bigint RETURNING {_ROW}")
 
 _RESCHEDULE = Statement(
     f"""
 UPDATE que_jobs
 SET run_at = coalesce($1::timestamptz, now() + $2::float8 * interval '1 second')
 WHERE job_id = $3::bigint
-RETURNING {_COLUMNS}
+RETURNING {_ROW}
 """
 )
 
@@ -130,7 +131,7 @@ _INSERT_JOB = Statement(
     text=f"""
 INSERT INTO que_jobs (queue, priority, run_at, job_class, args)
 VALUES ($1::text, $2::smallint, coalesce($3::timestamptz, now()), $4::text, $5::json)
-RETURNING {_COLUMNS}
+RETURNING {_ROW}
 """,
 )
 
@@ -142,7 +143,7 @@ SELECT queue, priority, coalesce(run_at::timestamptz, now()), job_class, args::j
 FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[])
      WITH ORDINALITY AS given (queue, priority, run_at, job_class, args, position)
 ORDER BY position
-RETURNING {_COLUMNS}
+RETURNING {_ROW}
 """
 )
 
