@@ -17,6 +17,7 @@ from qg.job import Ending, Job
 from qg.locks import LockedRow
 from qg.session import Session
 from qg.tables import Row
+from qg.taking import Taken
 
 __all__ = ["Batch", "LockLost", "Unrecorded"]
 
@@ -112,7 +113,7 @@ class Batch:
                 self._unrecorded = False
                 raise Unrecorded
             for _ in range(_MAX_ATTEMPTS):
-                if self._waiting and self._is_old():
+                if self._waiting and self._is_older_than(_LONGEST_SECONDS):
                     self._break_up()
                 if not self._waiting:
                     self._exchange()
@@ -171,27 +172,35 @@ class Batch:
     def _look(self) -> None:
         """Called by the watch while there is anything to watch."""
         with self._mutex:
-            if self._is_old():
+            if self._is_older_than(_LONGEST_SECONDS):
                 self._break_up()
             if self._watch is not None and not (self._waiting or self._finished):
                 self._watch.rest()
 
-    def _is_old(self) -> bool:
-        return bool(self._waiting or self._finished) and time.monotonic() - self._taken_at > _LONGEST_SECONDS
+    def _is_older_than(self, seconds: float) -> bool:
+        return time.monotonic() - self._taken_at > seconds
 
     def _exchange(self) -> None:
         """Send the message: pay what is owed, and take more."""
         finished, owed = self._settle_accounts()
-        if (
-            not self._handed_over
-            and self._ran == self._wanted
-            and time.monotonic() - self._taken_at < _LONGEST_SECONDS / 2
-        ):
+        if not self._handed_over and self._ran == self._wanted and not self._is_older_than(_LONGEST_SECONDS / 2):
             self._wanted = min(2 * self._wanted, self._size)
         self._ran = 0
-        self.seconds_until_next = 0.0
+        self._taken_at = time.monotonic()
+        taken = self._take(finished, finished[-1].locked.row if finished else owed.row if owed else None)
+        if taken is None:
+            # Jobs had to be finished one by one, or it isn't possible: come again, on a session that is sound.
+            self.seconds_until_next = 0.0
+            if owed is not None:
+                owed.let_go()
+            return
+        self.more, self.seconds_until_next = taken.more, taken.seconds_until_next
+        self._waiting.extend(taken.rows)
+        if self._watch is not None and len(taken.rows) > 1:
+            self._watch.begin()
+
+    def _take(self, finished: list[_Finished], unlock: Row | None) -> Taken | None:
         rows = [each.locked.row for each in finished]
-        unlock = rows[-1] if rows else owed.row if owed else None
         try:
             if self._handed_over and self.session.idle:
                 self.session.keep()
@@ -199,22 +208,16 @@ class Batch:
         except psycopg2.Error as error:
             if not self._finish_each(finished, error):
                 raise  # it was the taking that failed
-            return
+            return None
         if taken is None:
             self._finish_each(finished)
-            if owed is not None:
-                owed.let_go()
-            return
+            return None
         self._tell(finished)
-        if not taken.unlocked and unlock is not None:
+        if unlock is not None and not taken.unlocked:
             self._client._context.log_pooler(unlock.id)
             self.session.discard()
             raise LockLost
-        self._taken_at = time.monotonic()
-        self._waiting.extend(taken.rows)
-        self.more, self.seconds_until_next = taken.more, taken.seconds_until_next
-        if self._watch is not None and len(taken.rows) > 1:
-            self._watch.begin()
+        return taken
 
     def _break_up(self) -> None:
         """Finish what is finished and free what hasn't begun, so that only the running job stays locked."""
