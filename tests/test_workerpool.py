@@ -397,9 +397,11 @@ def handler(job):
     print("entered", flush=True)
     time.sleep(0.5)
 pool = qg.WorkerPool(client, {{"MyJob": handler}}, 1, interval=0.01)
-signal.signal(signal.SIGTERM, lambda *_: pool.shutdown())
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(pool.shutdown()))
 pool.start()
-signal.pause()
+while not asked:
+    time.sleep(0.01)
 """
     with qg.Client(dsn) as client:
         client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
