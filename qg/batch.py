@@ -109,20 +109,32 @@ class Batch:
             psycopg2.Error: if the database failed; the session isn't to be used again.
         """
         with self._mutex:
-            if self._unrecorded:
-                self._unrecorded = False
-                raise Unrecorded
             for _ in range(_MAX_ATTEMPTS):
+                if self._waiting and not self.session.alive:
+                    # Their locks are gone with it, and somebody else may have them.
+                    self._waiting.clear()
+                    self._break_up()
+                    self._raise_if_unrecorded()
+                    raise LockLost
+                self._raise_if_unrecorded()
                 if self._waiting and self._is_older_than(_LONGEST_SECONDS):
                     self._break_up()
                 if not self._waiting:
                     self._exchange()
+                    self._raise_if_unrecorded()
                 if not self._waiting:
                     return None
                 job = self._begin(self._waiting.popleft())
                 if job is not None:
                     return job
+            self._break_up()
         raise ErrAgain(f"{_MAX_ATTEMPTS} jobs of queue {self._queue!r} in a row were unreadable; call again")
+
+    def _raise_if_unrecorded(self) -> None:
+        if self._unrecorded:
+            self._break_up()  # a sleep follows
+            self._unrecorded = False
+            raise Unrecorded
 
     def complete(self, job: Job) -> None:
         """Settle *job*, whose handler has returned: with the next message, or now if that can't be.
@@ -234,10 +246,19 @@ class Batch:
             self._client._taker.release(self.session, [each.locked.row for each in finished], waiting)
         except psycopg2.Error as error:
             self._finish_each(finished, error)
-            # What waits will be free with the next message, or with the end of the session.
-            self._client.logger.warning("release_failed queue=%s: %s", self._queue, one_line(error))
+            self._free(waiting)
         else:
             self._tell(finished)
+
+    def _free(self, rows: list[Row]) -> None:
+        """Unlock *rows*, as far as they are locked; a session that can't do that is closed."""
+        if not (rows and self.session.idle):
+            return
+        try:
+            self._client._taker.release(self.session, (), rows)
+        except psycopg2.Error as error:
+            self._client.logger.warning("release_failed queue=%s: %s", self._queue, one_line(error))
+            self.session.discard()
 
     def _settle_accounts(self) -> tuple[list[_Finished], LockedRow | None]:
         finished, self._finished = self._finished, []
@@ -252,23 +273,32 @@ class Batch:
     def _finish_each(self, finished: list[_Finished], cause: psycopg2.Error | None = None) -> bool:
         """Finish jobs one by one, after *cause* kept us from it for all; return whether any was still there."""
         met = False
+        gone: list[Row] = []
+        undone = isinstance(cause, psycopg2.errors.NoDataFound)  # that is finish_jobs, before the commit
+        if not self.session.idle:
+            self.session.discard()  # so that a new one can be had
         for job, locked, seconds in finished:
             with job._mutex:
                 error = None
                 try:
-                    if locked.still_there():
+                    if undone or locked.still_there():
                         met = True
                         if cause is not None and not self.session.idle:
                             raise cause
                         job._bind(locked)
                         job._complete()
+                    else:
+                        gone.append(locked.row)
                     job._ending = Ending.DELETED
                 except Exception as trouble:  # of this job, or of its session; it is recorded like any other
                     met = True
                     error = trouble
+                    if job._locked is None and self.session.idle:
+                        locked.give_up_session(trouble)
                 if not self._settle(job, error, seconds):
                     self._unrecorded = True
                 job.done()
+        self._free(gone)
         return met
 
 
@@ -291,6 +321,8 @@ class _Watch:
     def rest(self) -> None:
         """Look no more until begin()."""
         self._busy.clear()
+        if self._ended.is_set():  # end() may have set it before we cleared it
+            self._busy.set()
 
     def end(self) -> None:
         """Return when the thread has ended."""

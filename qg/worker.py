@@ -201,7 +201,7 @@ class Worker(Polling):
 
         After an exception other than ErrAgain and Unrecorded its session isn't to be used again.
         """
-        if not self._client._taker.possible:
+        if not self._client._taker.possible and batch.empty:
             batch.seconds_until_next = None
             batch.session.tidy()
             return self._work_one(batch.session)
@@ -301,7 +301,7 @@ class Worker(Polling):
         return self._settle(job, error, seconds) is _Round.WORKED
 
     def _discard_session(self) -> None:
-        self._batch = None
+        self._end_batch()
         session, self._session = self._session, None
         if session is not None:
             session.discard()
