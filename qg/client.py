@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import weakref
@@ -169,25 +170,25 @@ class Client:
         Raises:
             ErrMissingType, ErrInvalidJob: as enqueue(), before anything is written.
         """
-        batch, params = self._batch_params(jobs)
+        batch, given = self._batch_params(jobs)
         if self._synchronous:
             return [self.enqueue(job) for job in batch]
         if not batch:
             return []
         with self._session() as session:
-            return _all_filled(batch, session.run(self._table.insert_jobs, params))
+            return _all_filled(batch, given, session.run(self._table.insert_jobs, self._arrays(given)))
 
     def enqueue_batch_in_tx(self, jobs: Iterable[Job], tx: object) -> list[Job]:
         """Store all *jobs* in the caller's transaction and return them with their ids.
 
         As enqueue_batch(), on *tx* as enqueue_in_tx() has it.
         """
-        batch, params = self._batch_params(jobs)
+        batch, given = self._batch_params(jobs)
         if self._synchronous:
             return [self.enqueue_in_tx(job, tx) for job in batch]
         if not batch:
             return []
-        return _all_filled(batch, rows_in(tx, self._table.insert_jobs, params))
+        return _all_filled(batch, given, rows_in(tx, self._table.insert_jobs, self._arrays(given)))
 
     def lock_job(self, queue: str = "") -> Job | None:
         """Lock the next due job of *queue*, or return None. The caller must call done().
@@ -267,12 +268,15 @@ class Client:
             raise ErrInvalidJob(f"{job!r} is locked and so in the queue already; enqueue a new Job")
         return insert_params(job)
 
-    def _batch_params(self, jobs: Iterable[Job]) -> tuple[list[Job], list[list[object]]]:
+    def _batch_params(self, jobs: Iterable[Job]) -> tuple[list[Job], list[InsertParams]]:
         batch = list(jobs)
-        rows = [self._params(job) for job in batch]
+        given = [self._params(job) for job in batch]
         if len({id(job) for job in batch}) < len(batch):
             raise ErrInvalidJob("a batch has the same Job object twice, which can't have two ids; make one each")
-        return batch, [list(column) for column in zip(*rows, strict=True)]
+        return batch, given
+
+    def _arrays(self, given: list[InsertParams]) -> list[str]:
+        return [self._table.array(column) for column in zip(*given, strict=True)]
 
     def _lock(self, session: Session, queue: str) -> Job | None:
         """Lock the next due job of *queue* in the shortest way; after an exception only discard() is safe."""
@@ -329,7 +333,9 @@ def _filled(job: Job, row: Row | None) -> Job:
     return job
 
 
-def _all_filled(batch: list[Job], rows: list[tuple[Any, ...]]) -> list[Job]:
-    # RETURNING promises no order; the ids do.
-    stored = sorted(Row.read(text) for (text,) in rows)
-    return [_filled(job, row) for job, row in zip(batch, stored, strict=True)]
+def _all_filled(batch: list[Job], given: list[InsertParams], rows: list[tuple[Any, ...]]) -> list[Job]:
+    ((stored,),) = rows
+    for job, params, (number, run_at) in zip(batch, given, json.loads(stored), strict=True):
+        queue, priority, _, job_type, args = params
+        _filled(job, Row(number, queue, priority, run_at, job_type, args, 0, None))
+    return batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from functools import cached_property
@@ -170,8 +170,10 @@ class Table:
 
     # (queue, priority, run_at or null, type, args) -> the job.
     insert_job: Statement
-    # The same, an array each -> the jobs; their ids ascend in the order of the arrays.
+    # The same, an array each -> one JSON array of ids and run_ats, in the order of the arrays.
     insert_jobs: Statement
+    # From values to an array as a parameter.
+    array: Callable[[Iterable[str | int | None]], str]
 
     # () -> queue, type, count, working, errored, highest error count, oldest run_at as text.
     stats: Statement
