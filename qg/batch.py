@@ -110,18 +110,7 @@ class Batch:
         """
         with self._mutex:
             for _ in range(_MAX_ATTEMPTS):
-                if self._waiting and not self.session.alive:
-                    # Their locks are gone with it, and somebody else may have them.
-                    self._waiting.clear()
-                    self._break_up()
-                    self._raise_if_unrecorded()
-                    raise LockLost
-                self._raise_if_unrecorded()
-                if self._waiting and self._is_older_than(_LONGEST_SECONDS):
-                    self._break_up()
-                if not self._waiting:
-                    self._exchange()
-                    self._raise_if_unrecorded()
+                self._refill()
                 if not self._waiting:
                     return None
                 job = self._begin(self._waiting.popleft())
@@ -129,12 +118,6 @@ class Batch:
                     return job
             self._break_up()
         raise ErrAgain(f"{_MAX_ATTEMPTS} jobs of queue {self._queue!r} in a row were unreadable; call again")
-
-    def _raise_if_unrecorded(self) -> None:
-        if self._unrecorded:
-            self._break_up()  # a sleep follows
-            self._unrecorded = False
-            raise Unrecorded
 
     def complete(self, job: Job) -> None:
         """Settle *job*, whose handler has returned: with the next message, or now if that can't be.
@@ -159,6 +142,26 @@ class Batch:
             self._break_up()
             if not self.session.idle:
                 self.session.discard()
+
+    def _refill(self) -> None:
+        """See that what waits is still locked, and not kept for long; where nothing waits, take more."""
+        if self._waiting and not self.session.alive:
+            self._waiting.clear()  # their locks are gone, and somebody else may have them
+            self._break_up()
+            self._raise_if_unrecorded()
+            raise LockLost
+        self._raise_if_unrecorded()
+        if self._waiting and self._is_older_than(_LONGEST_SECONDS):
+            self._break_up()
+        if not self._waiting:
+            self._exchange()
+            self._raise_if_unrecorded()
+
+    def _raise_if_unrecorded(self) -> None:
+        if self._unrecorded:
+            self._break_up()  # the worker sleeps now
+            self._unrecorded = False
+            raise Unrecorded
 
     def _begin(self, row: Row) -> Job | None:
         """Return the job of *row*, or None if it can't be read, which is that job's error."""
@@ -274,9 +277,9 @@ class Batch:
         """Finish jobs one by one, after *cause* kept us from it for all; return whether any was still there."""
         met = False
         gone: list[Row] = []
-        undone = isinstance(cause, psycopg2.errors.NoDataFound)  # that is finish_jobs, before the commit
+        undone = isinstance(cause, psycopg2.errors.NoDataFound)  # by finish_jobs, so before the commit
         if not self.session.idle:
-            self.session.discard()  # so that a new one can be had
+            self.session.discard()  # a pool may have no other one to give
         for job, locked, seconds in finished:
             with job._mutex:
                 error = None
