@@ -132,7 +132,8 @@ class Batch:
                 return
         job._complete()
         with job._mutex, self._mutex:
-            self._owed = job._detach()
+            if self.session.idle:
+                self._owed = job._detach()
 
     def end(self) -> None:
         """Finish and free what there is; a session that can't do that is closed."""
@@ -140,6 +141,11 @@ class Batch:
             self._watch.end()
         with self._mutex:
             self._break_up()
+            try:
+                if self._handed_over and self.session.idle:  # the handler may have left locks of its own
+                    self.session.run(self._client._context.table.taking.unlock_everything)
+            except psycopg2.Error:
+                self.session.discard()
             if not self.session.idle:
                 self.session.discard()
 
@@ -201,7 +207,6 @@ class Batch:
         if not self._handed_over and self._ran == self._wanted and not self._is_older_than(_LONGEST_SECONDS / 2):
             self._wanted = min(2 * self._wanted, self._size)
         self._ran = 0
-        self._taken_at = time.monotonic()
         taken = self._take(finished, finished[-1].locked.row if finished else owed.row if owed else None)
         if taken is None:
             # Jobs had to be finished one by one, or it isn't possible: come again, on a session that is sound.
@@ -209,6 +214,8 @@ class Batch:
             if owed is not None:
                 owed.let_go()
             return
+        self._handed_over = False
+        self._taken_at = time.monotonic()
         self.more, self.seconds_until_next = taken.more, taken.seconds_until_next
         self._waiting.extend(taken.rows)
         if self._watch is not None and len(taken.rows) > 1:
@@ -246,7 +253,9 @@ class Batch:
         if not (finished or waiting):
             return
         try:
-            self._client._taker.release(self.session, [each.locked.row for each in finished], waiting)
+            if not self._client._taker.release(self.session, [each.locked.row for each in finished], waiting):
+                self._client._context.log_pooler([*(each.locked.row for each in finished), *waiting][-1].id)
+                self.session.discard()
         except psycopg2.Error as error:
             self._finish_each(finished, error)
             self._free(waiting)
@@ -281,7 +290,12 @@ class Batch:
         if not self.session.idle:
             self.session.discard()  # a pool may have no other one to give
         for job, locked, seconds in finished:
+            if self._unrecorded:  # nor can the others be, then
+                self._client.logger.error("job_unrecorded id=%d: nor were others of its batch", locked.row.id)
+                gone.append(locked.row)
+                continue
             with job._mutex:
+                job._attempt = locked
                 error = None
                 try:
                     if undone or locked.still_there():
@@ -317,8 +331,9 @@ class _Watch:
     def begin(self) -> None:
         """Look from now on."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="qg-batch", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="qg-batch", daemon=True)
+            thread.start()
+            self._thread = thread
         self._busy.set()
 
     def rest(self) -> None:

@@ -205,8 +205,8 @@ class Client:
 
         Raises:
             ErrClientClosed: after close().
-            ErrAgain: if ten jobs in a row were finished by others before they could be locked, or
-                couldn't be read.
+            ErrAgain: if ten jobs in a row couldn't be read, or, where functions in pg_temp aren't
+                allowed, were finished by others before they could be locked.
             ErrInvalidOption: if *queue* is no queue's name.
             psycopg2.Error: if the database can't be reached.
         """
@@ -281,7 +281,9 @@ class Client:
     def _lock(self, session: Session, queue: str) -> Job | None:
         """Lock the next due job of *queue* in the shortest way; after an exception only discard() is safe."""
         for _ in range(_MAX_LOCK_ATTEMPTS):
-            taken = self._taker.take(session, queue, thorough=True)
+            taken = self._taker.take(session, queue)
+            if taken is not None and taken.at_marks and not taken.rows:
+                taken = self._taker.take(session, queue, anew=True)
             if taken is None:
                 return self._lock_plainly(session, queue, lent=False)
             if not taken.rows:

@@ -233,6 +233,7 @@ class Job:
         if self._locked is None or self._locked.in_transaction:
             return None
         self._handed_in = True
+        self._attempt = None  # whoever still has the job can't settle it any more
         return self._detach()
 
     def _detach(self) -> LockedRow | None:

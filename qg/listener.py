@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import threading
 from contextlib import suppress
 
 from qg.backoff import reconnect_pause
 from qg.client import Client
-from qg.errors import ErrTooFewConnections
+from qg.errors import ErrClientClosed, ErrTooFewConnections
 from qg.failures import one_line
 from qg.session import Session
 from qg.sleepers import Sleepers
@@ -66,22 +66,28 @@ class Listener:
             self._rope.send(b"\0")
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the thread has ended, *timeout* seconds at the most."""
-        self._thread.join(timeout)
+        """Wait until the thread has ended, but no longer than *timeout* seconds.
+
+        Nor longer than one: it may just be connecting, and ends when that has failed or succeeded.
+        """
+        self._thread.join(1.0 if timeout is None else min(timeout, 1.0))
 
     def _run(self) -> None:
         failures = 0
         while not self._stopping:
             try:
                 session = self._listen()
-                failures = 0
-                self._hear(session)
+                while not self._stopping:
+                    self._hear(session)
+                    failures = 0
+            except ErrClientClosed:
+                break
             except Exception as error:  # of psycopg2 or of the source; listening goes on when it can
                 self._discard()
                 failures += 1
                 if failures == 1 and not self._stopping:
                     self._client.logger.warning("listening_interrupted queue=%s: %s", self._queue, one_line(error))
-                self._wait_for_bell(reconnect_pause(failures, self._longest_pause))
+                self._wait(reconnect_pause(failures, self._longest_pause))
         self._close()
 
     def _listen(self) -> Session:
@@ -93,19 +99,19 @@ class Listener:
 
     def _hear(self, session: Session) -> None:
         """Wait for notifications, and wake as many workers as there may be jobs."""
-        while not self._stopping:
-            select.select([session.conn.fileno(), self._bell.fileno()], [], [])
-            due = [
-                int(count)
-                for count, _, queue in (payload.partition(" ") for payload in session.notifications())
-                if queue == self._queue
-            ]
-            if due:
-                # One looks even if none is due: so it learns when the next one will be.
-                self._sleepers.wake(max(sum(due), 1))
+        self._wait(None, session.conn.fileno())
+        heard = [payload.partition(" ") for payload in session.notifications()]
+        due = [int(count) for count, _, queue in heard if queue == self._queue and count.isdecimal()]
+        if due:
+            # One looks even if none is due: so it learns when the next one will be.
+            self._sleepers.wake(max(sum(due), 1))
 
-    def _wait_for_bell(self, seconds: float) -> None:
-        select.select([self._bell], [], [], seconds)
+    def _wait(self, seconds: float | None, *files: int) -> None:
+        """Wait until there is something to read, or stop() was called."""
+        with selectors.DefaultSelector() as selector:
+            for file in (self._bell.fileno(), *files):
+                selector.register(file, selectors.EVENT_READ)
+            selector.select(seconds)
 
     def _discard(self) -> None:
         session, self._session = self._session, None

@@ -103,7 +103,7 @@ class LockedRow:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open on the session."""
+        """Whether a transaction is open on the session; to ask that is no use of it."""
         return self._session.in_transaction
 
     def delete(self) -> None:
@@ -224,7 +224,7 @@ class LockedRow:
         """Lock the row anew after its lock was lost or given up; None if it isn't as it was."""
         table = self._context.table
         session, lent = self._reach()
-        anew = LockedRow(session, self.as_locked, self._context, lent=lent)
+        anew = LockedRow(session, self.as_locked, self._context, lent=lent, unlock=self._unlock)
         try:
             if anew._try_lock():
                 if session.run(table.check_job, table.key(anew.row)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 from qg.tables import Row, Walk, timestamp
@@ -23,6 +24,8 @@ _PAGES_A_WALK = 10
 # longest time, and between them this multiple of what the last walk from the start took.
 _REST_SECONDS = (1.0, 5.0)
 _REST_FACTOR = 20
+# A row that falls due so much later is before no mark, even if this machine's clock is wrong by that.
+_FAR_FROM_DUE = timedelta(minutes=1)
 # Priorities in use, and with them marks, are few. Where they aren't, the least urgent go without.
 _MOST_MARKS = 50
 
@@ -56,12 +59,12 @@ class Marks:
     While an old snapshot is open somewhere VACUUM removes nothing, and the jobs that were done stay
     in the index, in front of those that are to be done. A walk from the start then reads all of
     them, each time. So once that has become dear, walks begin where the last ones ended, and only
-    now and then at the start: at least every five seconds, when a session that finds nothing may,
-    and otherwise so seldom that it takes a twentieth of one worker's time.
+    now and then at the start: every one to five seconds, the more seldom the longer that takes, so
+    that it costs about a twentieth of one worker's time.
 
     What appears before a mark in the meantime is found by the next walk from the start: a job with
     an earlier run_at than others of its priority, one whose transaction took longer than a quarter
-    of a second to commit, one whose worker, in another process, died. A job of another priority is
+    of a second to commit, one whose worker died or lost its lock. A job of another priority is
     before no mark.
     """
 
@@ -75,13 +78,13 @@ class Marks:
         # How often marks were taken back; what a walk learned before that isn't true any more.
         self._lowered = 0
 
-    def start(self) -> Start:
-        """Return where the next walk is to begin; end() is to hear how it went."""
+    def start(self, *, anew: bool = False) -> Start:
+        """Return where the next walk is to begin, *anew* at the very start; end() is to hear how it went."""
         if not self._dear:
             return Start(self._clock())
         with self._mutex:
             now = self._clock()
-            if not self._marks or now >= self._rest_until:
+            if anew or not self._marks or now >= self._rest_until:
                 # The other workers go on from the marks meanwhile.
                 self._rest_until = now + _REST_SECONDS[1]
                 return Start(now, None, True, self._lowered)
@@ -108,17 +111,13 @@ class Marks:
 
     def released(self, row: Row) -> None:
         """Take back what hides *row*, whose lock was given up although it is still to be done."""
-        if not self._dear:
-            return
+        if not self._dear or row.due > datetime.now(timezone.utc) + _FAR_FROM_DUE:
+            return  # there is no mark that could hide it
         with self._mutex:
             self._lowered += 1
             mark = self._marks.get(row.priority)
             if mark is not None and (timestamp(mark[0]), mark[1]) >= (row.due, row.id):
                 self._marks[row.priority] = (row.run_at, row.id - 1)
-
-    def rest_no_longer(self) -> None:
-        """Let the next walk begin at the start."""
-        self._rest_until = 0.0
 
     def seconds_until_start(self) -> float:
         """How long walks still begin at the marks."""

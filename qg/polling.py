@@ -16,15 +16,20 @@ _LARGEST_BATCH = 1000
 
 
 class Polling:
-    """Holds ``queue``, ``interval`` and ``batch_size``, of which the first two can be set until the start."""
+    """Holds ``batch_size``, and ``queue`` and ``interval``, which can be set until the polling starts."""
 
     def __init__(self, queue: str | None, interval: float | None, batch_size: int) -> None:
         self._started = False
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= _LARGEST_BATCH:
             raise ErrInvalidOption(f"batch_size must be a number of jobs, 1 to {_LARGEST_BATCH}, not {batch_size!r}")
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.queue = os.environ.get("QUE_QUEUE", "") if queue is None else queue
         self.interval = _interval_from_environment() if interval is None else interval
+
+    @property
+    def batch_size(self) -> int:
+        """How many jobs a worker locks at once."""
+        return self._batch_size
 
     @property
     def queue(self) -> str:

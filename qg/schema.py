@@ -15,15 +15,16 @@ def migrate(source: object, version: int = 3, *, notify: bool = False) -> None:
     """Create the ``que_jobs`` table in the current schema unless it is there already.
 
     One transaction on a connection of *source*. Drops nothing; may be run twice, and by several
-    processes at once. ``psql -f schema.sql`` does the same.
+    processes at once. Without *notify*, ``psql -f schema.sql`` does the same.
 
     Args:
         source: a DSN, a psycopg2 pool, a SQLAlchemy engine, or a callable that connects.
         version: of the table, as Ruby Que counts them; this qg creates 3.
         notify: whether to add a trigger, ``qg_notify``, to the table, an old or a new one: each
             statement that enqueues then notifies the pools that listen, so that they start its jobs
-            within milliseconds. The table stays what it was for every other client. Without it
-            nothing is taken away; DROP TRIGGER does that.
+            within milliseconds. The table stays what it was for every other client. Only its owner
+            can add it, and adding it waits for the transactions that are writing to the table.
+            Without it nothing is taken away; DROP TRIGGER does that.
 
     Raises:
         ErrInvalidOption: for a version that qg can't create.

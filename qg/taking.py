@@ -25,12 +25,14 @@ class Taken(NamedTuple):
     ``unlocked`` says whether the lock that was given up had been held, ``more`` whether another due
     job may be waiting. ``seconds_until_next`` says, if there is no job, when to look again: one
     falls due then, or what this walk couldn't see can be looked at; None if nothing is known of any.
+    ``at_marks`` says that the walk may have missed a job.
     """
 
     rows: list[Row]
     unlocked: bool
     more: bool
     seconds_until_next: float | None
+    at_marks: bool
 
 
 class Taker:
@@ -63,7 +65,7 @@ class Taker:
         *,
         finished: Sequence[Row] = (),
         unlock: Row | None = None,
-        thorough: bool = False,
+        anew: bool = False,
     ) -> Taken | None:
         """Delete *finished* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
 
@@ -75,8 +77,7 @@ class Taker:
             wanted: how many jobs at the most.
             finished: rows that are locked on the session.
             unlock: one of the rows that are locked on the session; None if none is.
-            thorough: whether to send another message, for a walk from the start, before it is said
-                that there is no job.
+            anew: whether to walk from the very start, whatever that costs.
 
         Returns:
             None if it isn't possible. Then *finished* may have been deleted; nothing else was done.
@@ -87,7 +88,7 @@ class Taker:
         if not self._prepare(session):
             return None
         marks = self.marks(queue)
-        start = marks.start()
+        start = marks.start(anew=anew)
         finish = self._taking.finish_params(finished) if finished else None
         params = (unlock.id if unlock else None, queue, wanted, *start.params)
         try:
@@ -97,28 +98,30 @@ class Taker:
             return None
         walk = Walk(*json.loads(last))
         marks.end(start, walk, len(found))
-        if thorough and start.at_marks and not found:
-            marks.rest_no_longer()
-            return self.take(session, queue, wanted)
         wait = walk.seconds_until_next
         if start.at_marks:
             unseen = marks.seconds_until_start()
             wait = unseen if wait is None else min(wait, unseen)
-        return Taken([Row.read(text) for text in found], walk.unlocked is not False, walk.more, wait)
+        rows = [Row.read(text) for text in found]
+        return Taken(rows, walk.unlocked is not False, walk.more, wait, start.at_marks)
 
-    def release(self, session: Session, finished: Sequence[Row], waiting: Sequence[Row]) -> None:
+    def release(self, session: Session, finished: Sequence[Row], waiting: Sequence[Row]) -> bool:
         """Delete *finished* and commit; unlock these and *waiting*, all of them locked on *session*.
 
         One message.
+
+        Returns:
+            Whether all of them had been locked.
 
         Raises:
             psycopg2.Error: if it fails. How much was done by then, only the table tells.
         """
         finish = self._taking.finish_params(finished) if finished else None
         ids = [row.id for row in (*finished, *waiting)]
-        session.finish_and_run(finish, self._taking.unlock_jobs, (ids,))
+        ((unlocked,),) = session.finish_and_run(finish, self._taking.unlock_jobs, (ids,))
         for row in waiting:
             self.released(row)
+        return bool(unlocked == len(ids))
 
     def released(self, row: Row) -> None:
         """Note that *row* is free again and still to be done."""
@@ -128,7 +131,7 @@ class Taker:
         if self.possible:
             try:
                 session.prepare_taking()
-            except (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction) as error:
+            except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
                 self._give_up(error)
         return self.possible
 

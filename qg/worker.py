@@ -48,9 +48,9 @@ class Worker(Polling):
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
         interval: seconds to sleep when no job is due, fractions allowed; None means the
             environment's QUE_WAKE_INTERVAL, or 5.
-        batch_size: how many jobs to lock at once. From 2 on, those that don't use ``job.tx`` are
-            finished together, at the latest 0.1 s after they were locked; a crash in between runs
-            them again.
+        batch_size: how many jobs to lock at once, 1 to 1000. From 2 on, those that don't use
+            ``job.tx`` are finished together, about 0.1 s after they were locked at the latest; a
+            crash in between runs them again.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -98,12 +98,11 @@ class Worker(Polling):
         try:
             self._started = True
             self._work_until_stopped()
-        except BaseException:
             self._end_batch()
+        except BaseException:
             self._discard_session()
             raise
         finally:
-            self._end_batch()
             self._give_session_back()
             self._working.release()
 
@@ -301,10 +300,12 @@ class Worker(Polling):
         return self._settle(job, error, seconds) is _Round.WORKED
 
     def _discard_session(self) -> None:
-        self._end_batch()
         session, self._session = self._session, None
-        if session is not None:
-            session.discard()
+        try:
+            self._end_batch()
+        finally:
+            if session is not None:
+                session.discard()
 
     def _end_batch(self) -> None:
         batch, self._batch = self._batch, None

@@ -166,10 +166,15 @@ class WorkerPool(Polling):
     def _hire(self) -> list[Worker]:
         work_map = checked_work_map(self.work_map)
         outage, sleepers = Outage(self._client.logger), Sleepers()
-        workers = []
+        workers: list[Worker] = []
         sessions = self._lease_all()
-        if sessions:
-            self._listener = self._listen(sessions[0], sleepers)
+        try:
+            if sessions:
+                self._listener = self._listen(sessions[0], sleepers)
+        except BaseException:
+            for session in sessions:
+                session.give_back()
+            raise
         for session in sessions:
             worker = Worker(
                 self._client, work_map, queue=self.queue, interval=self.interval, batch_size=self.batch_size

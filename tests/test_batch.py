@@ -667,3 +667,50 @@ def test_a_pool_hands_its_batch_size_on(client: qg.Client, database: Database, n
     with qg.WorkerPool(client, {"MyJob": lambda job: locks.append(len(database.locks()))}, 1, batch_size=4) as pool:
         eventually(lambda: database.count() == 0)
     assert (pool.batch_size, locks) == (4, [4, 4, 4, 4])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_lock_that_the_last_handler_left_doesnt_get_into_a_pool(database: Database, batch_size: int) -> None:
+    def handler(job: qg.Job) -> None:
+        job.tx.cursor().execute("SELECT pg_advisory_lock(4711)")
+        worker.shutdown()
+
+    source = ThreadedConnectionPool(1, 3, database.dsn)
+    with qg.Client(source) as client:
+        fill(database, 5)
+        worker = qg.Worker(client, {"MyJob": handler}, batch_size=batch_size)
+        worker.work()
+        assert database.locks() == []
+        assert left(database) == [2, 3, 4, 5]
+    source.closeall()
+
+
+def test_a_batch_that_can_neither_be_finished_nor_recorded_is_told_of_in_a_line_a_job(
+    database: Database, no_hurry: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the database is gone, one job finds that out for all of its batch."""
+    with qg.Client(database.dsn) as client:
+
+        def handler(job: qg.Job) -> None:
+            if job.id == 4:
+                for pid, *_ in database.sessions():
+                    database.terminate(pid)
+                monkeypatch.setattr(client._source, "lease", refuse)
+
+        def refuse() -> None:
+            refused.append(None)
+            raise psycopg2.OperationalError("the server is gone")
+
+        refused: list[None] = []
+        fill(database, 4)
+        UntilEmpty(client, {"MyJob": handler}, batch_size=4).work()
+        assert len(refused) == 2
+        assert len([each for each in caplog.records if "job_unrecorded" in each.getMessage()]) == 4
+        assert left(database) == [1, 2, 3, 4]
+
+
+def test_the_size_of_batches_is_settled_when_a_pool_is_made(client: qg.Client) -> None:
+    pool = qg.WorkerPool(client, {}, 1, batch_size=5)
+    assert pool.batch_size == 5
+    with pytest.raises(AttributeError):
+        pool.batch_size = 0  # type: ignore[misc]

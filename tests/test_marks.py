@@ -175,7 +175,7 @@ class Process:
     def take(self) -> tuple[Row | None, Start]:
         starts: list[Start] = []
         start = self.marks.start
-        self.marks.start = lambda: starts.append(start()) or starts[-1]  # type: ignore[method-assign]
+        self.marks.start = lambda **how: starts.append(start(**how)) or starts[-1]  # type: ignore[method-assign]
         session = self.client._lease()
         taken = self.client._taker.take(session, "")
         self.marks.start = start  # type: ignore[method-assign]
@@ -375,7 +375,7 @@ def test_nor_do_those_of_several_priorities(client: qg.Client, database: Databas
     fill(database, 200, priority=3)
     costs = Costs(client)
     costs.take(15)
-    costs.marks.rest_no_longer()
+    costs.marks._rest_until = 0.0
     costs.take(1)
     for start, walk in costs.take(50):
         assert start.at_marks
@@ -408,8 +408,9 @@ def test_when_the_snapshot_is_gone_and_vacuum_was_there_the_order_is_strict_agai
     costs = Costs(client)
     assert costs.take(3)[-1][0].at_marks
     conn.close()
+    eventually(lambda: len(database.sessions()) == 1, "the end of the snapshot")
     database.query("VACUUM que_jobs")
-    costs.marks.rest_no_longer()
+    costs.marks._rest_until = 0.0
     costs.take(1)
     assert [start.at_marks for start, _ in costs.take(3)] == [False, False, False]
     costs.session.discard()

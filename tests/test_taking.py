@@ -189,6 +189,16 @@ def fail_in_a_block(job: qg.Job) -> None:
         raise KeyError(job.id)
 
 
+def record_an_error_and_write(job: qg.Job) -> None:
+    job.error("in my own words")
+    write(job)
+
+
+def delete_and_close_the_connection(job: qg.Job) -> None:
+    job.delete()
+    job.conn.close()
+
+
 OUTCOMES: dict[str, Callable[[qg.Job], None]] = {
     each.__name__: each
     for each in (
@@ -202,6 +212,8 @@ OUTCOMES: dict[str, Callable[[qg.Job], None]] = {
         write_and_delete,
         record_an_error,
         write_and_record_an_error,
+        record_an_error_and_write,
+        delete_and_close_the_connection,
         call_done,
         delete_and_call_done,
         write_and_fail,

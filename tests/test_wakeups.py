@@ -239,6 +239,29 @@ def test_a_pool_whose_listening_connection_ends_listens_again(
     assert len([each for each in caplog.records if "listening_interrupted" in each.getMessage()]) == 1
 
 
+def test_notifications_that_are_none_of_ours_are_left_alone(
+    client: qg.Client, notifying: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = Worked()
+    with qg.WorkerPool(client, {"MyJob": work}, 1, interval=NEVER):
+        eventually(lambda: idle(notifying, 1))
+        notifying.query("NOTIFY qg_jobs, 'x'")
+        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        eventually(lambda: len(work.ids) == 1)
+    assert "listening_interrupted" not in caplog.text
+
+
+def test_the_listener_of_a_client_that_was_closed_ends(
+    client: qg.Client, notifying: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with qg.WorkerPool(client, {}, 1, interval=NEVER) as pool:
+        eventually(lambda: idle(notifying, 1))
+        (pid,) = [pid for pid, _, query in notifying.sessions() if query == "LISTEN qg_jobs"]
+        client.close()
+        notifying.terminate(pid)
+        eventually(lambda: not pool._listener._thread.is_alive())
+
+
 def test_what_was_enqueued_while_nobody_listened_is_looked_for(network: Network, notifying: Database) -> None:
     work = Worked()
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 1, interval=NEVER):

@@ -112,6 +112,8 @@ class Taking:
     take_jobs: Statement
     # (ids) -> how many of them this session had locked.
     unlock_jobs: Statement
+    # () -> nothing; unlocks all that this session has locked.
+    unlock_everything: Statement
 
 
 class Walk(NamedTuple):

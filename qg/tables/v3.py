@@ -210,6 +210,7 @@ SELECT pg_temp.que_take_jobs(
 )
 """,
     ),
+    unlock_everything=Statement("SELECT pg_advisory_unlock_all()"),
     unlock_jobs=Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)"),
 )
 
@@ -244,5 +245,5 @@ TABLE = Table(
     taking=_TAKING,
     notifies=_NOTIFIES,
     listen="LISTEN qg_jobs",
-    stop_listening="UNLISTEN *",
+    stop_listening="UNLISTEN qg_jobs",
 )

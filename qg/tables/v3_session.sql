@@ -11,21 +11,15 @@ LANGUAGE plpgsql
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    gone integer;
 BEGIN
-    IF cardinality(ids) = 1 THEN  -- the most frequent case, and a join less
+    -- One by one: of a join, planned when the table was empty, the queue might become the outer side.
+    FOR number IN 1 .. cardinality(ids) LOOP
         DELETE FROM que_jobs
-        WHERE queue = of_queue AND priority = priorities[1] AND run_at = run_ats[1] AND job_id = ids[1];
-    ELSE
-        DELETE FROM que_jobs AS job
-        USING unnest(priorities, run_ats, ids) AS key (priority, run_at, id)
-        WHERE job.queue = of_queue AND job.priority = key.priority AND job.run_at = key.run_at AND job.job_id = key.id;
-    END IF;
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    IF gone <> cardinality(ids) THEN
-        RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
-    END IF;
+        WHERE queue = of_queue AND priority = priorities[number] AND run_at = run_ats[number] AND job_id = ids[number];
+        IF NOT FOUND THEN
+            RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
+        END IF;
+    END LOOP;
 END
 $$;
 
@@ -119,6 +113,7 @@ BEGIN
             at_run_at := 'infinity';
             at_id := 9223372036854775807;
         ELSIF wanted = 0 OR mark_priorities[stretch] IS NULL THEN
+            more := mark_priorities[stretch] IS NOT NULL;  -- for all we know
             EXIT walk;
         ELSE
             at_priority := mark_priorities[stretch];
