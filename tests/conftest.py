@@ -15,6 +15,7 @@ from psycopg2.extensions import make_dsn
 from support import Database, Network, eventually
 
 import qg
+import qg.batch
 from qg.cli.server import temporary_server
 
 settings.register_profile(
@@ -112,3 +113,9 @@ def network(dsn: str) -> Iterator[Network]:
     network = Network(dsn)
     yield network
     network.cut()
+
+
+@pytest.fixture
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are broken up for other reasons than the time they take."""
+    monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 3600.0)

@@ -14,25 +14,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import PATIENCE, Database, eventually
+from support import PATIENCE, Database, UntilEmpty, eventually
 
 import qg
 import qg.batch
-
-
-class UntilEmpty(qg.Worker):
-    """A worker that stops when it would wait for something; to look again at once isn't that."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.at_once = 0
-
-    def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
-        if due == 0.0:
-            self.at_once += 1
-            assert self.at_once < 10, "the worker looks again and again without a pause"
-            return
-        self._ask_to_stop()
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +25,6 @@ def written(database: Database) -> Iterator[None]:
     database.query("CREATE TABLE written (x bigint PRIMARY KEY)")
     yield
     database.query("DROP TABLE written")
-
-
-@pytest.fixture
-def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches are broken up for other reasons than the time they take."""
-    monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 3600.0)
 
 
 @pytest.fixture
