@@ -11,15 +11,25 @@ LANGUAGE plpgsql
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    gone integer;
 BEGIN
-    -- One by one: of a join, planned when the table was empty, the queue might become the outer side.
-    FOR number IN 1 .. cardinality(ids) LOOP
-        DELETE FROM que_jobs
-        WHERE queue = of_queue AND priority = priorities[number] AND run_at = run_ats[number] AND job_id = ids[number];
-        IF NOT FOUND THEN
-            RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
-        END IF;
-    END LOOP;
+    -- Each row is looked up by its key before any is deleted. Of a plain join, planned when the table
+    -- was empty, the whole queue might become the outer side; OFFSET 0 rules that out.
+    DELETE FROM que_jobs
+    WHERE ctid = ANY (ARRAY(
+        SELECT found.place
+        FROM unnest(priorities, run_ats, ids) AS key (priority, run_at, id),
+             LATERAL (
+                 SELECT ctid AS place FROM que_jobs
+                 WHERE queue = of_queue AND priority = key.priority AND run_at = key.run_at AND job_id = key.id
+                 OFFSET 0
+             ) AS found
+    ));
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone <> cardinality(ids) THEN
+        RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
+    END IF;
 END
 $$;
 
