@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg2
 
-from qg.client import Client
+from qg.client import MAX_LOCK_ATTEMPTS, Client
 from qg.errors import ErrAgain
 from qg.failures import one_line
 from qg.job import Ending, Job
@@ -21,8 +21,6 @@ from qg.taking import Taken
 
 __all__ = ["Batch", "LockLost", "Unrecorded"]
 
-# As in lock_job: so many jobs in a row that can't be read, and there is none.
-_MAX_ATTEMPTS = 10
 # How long a batch may keep finished jobs in the table and waiting ones from others, and how often
 # that is looked at while a handler runs; together they are the tenth of a second that is promised.
 _LONGEST_SECONDS = 0.06
@@ -109,7 +107,7 @@ class Batch:
             psycopg2.Error: if the database failed; the session isn't to be used again.
         """
         with self._mutex:
-            for _ in range(_MAX_ATTEMPTS):
+            for _ in range(MAX_LOCK_ATTEMPTS):
                 self._refill()
                 if not self._waiting:
                     return None
@@ -117,7 +115,7 @@ class Batch:
                 if job is not None:
                     return job
             self._break_up()
-        raise ErrAgain(f"{_MAX_ATTEMPTS} jobs of queue {self._queue!r} in a row were unreadable; call again")
+        raise ErrAgain(f"{MAX_LOCK_ATTEMPTS} jobs of queue {self._queue!r} in a row were unreadable; call again")
 
     def complete(self, job: Job) -> None:
         """Settle *job*, whose handler has returned: with the next message, or now if that can't be.

@@ -28,10 +28,10 @@ from qg.transactions import rows_in
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client"]
+__all__ = ["MAX_LOCK_ATTEMPTS", "Client"]
 
 # As in Go: so many jobs in a row that were locked in vain, and lock_job gives up.
-_MAX_LOCK_ATTEMPTS = 10
+MAX_LOCK_ATTEMPTS = 10
 
 
 class Client:
@@ -280,7 +280,7 @@ class Client:
 
     def _lock(self, session: Session, queue: str) -> Job | None:
         """Lock the next due job of *queue* in the shortest way; after an exception only discard() is safe."""
-        for _ in range(_MAX_LOCK_ATTEMPTS):
+        for _ in range(MAX_LOCK_ATTEMPTS):
             taken = self._taker.take(session, queue)
             if taken is not None and taken.at_marks and not taken.rows:
                 taken = self._taker.take(session, queue, anew=True)
@@ -291,11 +291,11 @@ class Client:
             job = self._read(LockedRow(session, taken.rows[0], self._context))
             if job is not None:
                 return job
-        raise ErrAgain(f"{_MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were unreadable; call again")
+        raise ErrAgain(f"{MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were unreadable; call again")
 
     def _lock_plainly(self, session: Session, queue: str, *, lent: bool) -> Job | None:
         """Lock the next due job of *queue*, a statement a step; after an exception only discard() is safe."""
-        for _ in range(_MAX_LOCK_ATTEMPTS):
+        for _ in range(MAX_LOCK_ATTEMPTS):
             rows = session.run(self._table.lock_job, (queue,))
             if not rows:
                 return None
@@ -310,7 +310,7 @@ class Client:
             if job is not None:
                 return job
         raise ErrAgain(
-            f"{_MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were finished by others, or unreadable, "
+            f"{MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were finished by others, or unreadable, "
             "when they were locked; call again"
         )
 

@@ -92,11 +92,12 @@ class Marks:
 
     def end(self, start: Start, walk: Walk, taken: int) -> None:
         """Learn from a *walk* that began at *start* and took so many jobs."""
-        if not (self._dear or self._is_dear(walk, taken)):
+        dear = self._is_dear(walk, taken)
+        if not (self._dear or dear):
             return
         with self._mutex:
             if not start.at_marks:
-                self._dear = self._is_dear(walk, taken)
+                self._dear = dear
                 seconds = self._clock() - start.began
                 rest = min(max(seconds * _REST_FACTOR, _REST_SECONDS[0]), _REST_SECONDS[1])
                 self._rest_until = self._clock() + rest

@@ -44,15 +44,14 @@ class Sleepers:
         with self._mutex:
             if calls != self._calls:
                 return
-            until = time.monotonic() + (seconds if due is None else due)
-            on_watch = due is not None and due < seconds and (self._watch is None or until < self._watch_until)
-            if on_watch:
-                self._watch, self._watch_until = bell, until
+            if due is not None and due < seconds and self._is_before_the_watch(due):
+                seconds = max(due, 0.0)
+                self._watch, self._watch_until = bell, time.monotonic() + seconds
                 self._asleep.insert(0, bell)
             else:
                 self._asleep.append(bell)
         with suppress(queues.Empty):
-            bell.get(timeout=max(due, 0.0) if on_watch and due is not None else seconds)
+            bell.get(timeout=seconds)
         with self._mutex:
             if bell in self._asleep:
                 self._asleep.remove(bell)
@@ -69,3 +68,6 @@ class Sleepers:
             bells = [self._asleep.pop() for _ in range(min(count, len(self._asleep)))]
         for bell in bells:
             bell.put(None)
+
+    def _is_before_the_watch(self, due: float) -> bool:
+        return self._watch is None or time.monotonic() + due < self._watch_until

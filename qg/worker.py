@@ -174,7 +174,7 @@ class Worker(Polling):
                 self._logger.warning("worker_ends queue=%s: its client was closed", self.queue)
                 return
             except ErrAgain as error:
-                # Others are finishing the jobs faster than we can lock one, so none is waiting for us.
+                # Others finish the jobs faster than we can lock one, or none of them can be read.
                 self._logger.info("no_job queue=%s: %s", self.queue, error)
                 outcome = _Round.IDLE
             except LockLost:
