@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from benchmarks.contenders import BATCHES, ONE_BY_ONE, Contender
-from benchmarks.run import Run
+from benchmarks.run import Run, in_thread
 from benchmarks.server import Database
 from benchmarks.workers import Workers
 
@@ -68,9 +68,8 @@ def _drain(contender: Contender, database: Database, way: str, depth: int, secon
 @contextmanager
 def _topped_up(process: Workers, database: Database) -> Iterator[None]:
     """Put back as many jobs as have begun, as soon as that is known, until the block has ended."""
-    done = threading.Event()
 
-    def top_up() -> None:
+    def top_up(done: threading.Event) -> None:
         added = 0
         while not done.is_set():
             if process.wait_for_jobs(added + 1, 0.1):
@@ -78,10 +77,5 @@ def _topped_up(process: Workers, database: Database) -> Iterator[None]:
                 database.fill(missing)
                 added += missing
 
-    thread = threading.Thread(target=top_up)
-    thread.start()
-    try:
+    with in_thread(top_up):
         yield
-    finally:
-        done.set()
-        thread.join()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from benchmarks.contenders import ALL, Contender, Missing
 from benchmarks.results import Results, first_line
 from benchmarks.server import Database, Server
 
-__all__ = ["Durations", "Run", "contenders_named"]
+__all__ = ["Durations", "Run", "contenders_named", "in_thread"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,16 @@ def contenders_named(names: Sequence[str], results: Results) -> list[Contender]:
             results.ways[contender.name] = {way: each.label for way, each in contender.ways.items()}
             found.append(contender)
     return found
+
+
+@contextmanager
+def in_thread(target: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run *target* in a thread during the block; the event it gets is set when the block ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=target, args=(done,))
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

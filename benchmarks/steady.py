@@ -11,7 +11,7 @@ from statistics import quantiles
 
 from benchmarks.contenders import ONE_BY_ONE, QG, Contender
 from benchmarks.results import first_line
-from benchmarks.run import Run
+from benchmarks.run import Run, in_thread
 from benchmarks.server import Database
 from benchmarks.snapshots import held_snapshot
 from benchmarks.workers import Workers
@@ -101,7 +101,7 @@ def _producing(database: Database) -> Iterator[list[int]]:
             database.fill(due)
             enqueued[0] += due
 
-    with _thread(produce):
+    with in_thread(produce):
         yield enqueued
 
 
@@ -117,17 +117,5 @@ def _snapshots(database: Database, hold_seconds: float) -> Iterator[None]:
 
     with ExitStack() as stack:
         for number in range(_READERS):
-            stack.enter_context(_thread(lambda done, number=number: read(done, number)))  # type: ignore[misc]
+            stack.enter_context(in_thread(lambda done, number=number: read(done, number)))  # type: ignore[misc]
         yield
-
-
-@contextmanager
-def _thread(run) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    done = threading.Event()
-    thread = threading.Thread(target=run, args=(done,))
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
