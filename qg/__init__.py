@@ -38,6 +38,7 @@ from qg.handlers import WorkFunc, WorkMap
 from qg.job import Job, JobStats
 from qg.schema import migrate, schema_version
 from qg.session import prepare_statements
+from qg.tables import PollStrategy
 from qg.transactions import Conner, Queryer, Txer
 from qg.verdicts import Discard, Reschedule
 from qg.worker import Worker
@@ -62,6 +63,7 @@ __all__ = [
     "ErrUnusable",
     "Job",
     "JobStats",
+    "PollStrategy",
     "QgError",
     "Queryer",
     "Reschedule",

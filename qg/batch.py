@@ -16,7 +16,7 @@ from qg.failures import one_line
 from qg.job import Ending, Job
 from qg.locks import LockedRow
 from qg.session import Session
-from qg.tables import Row
+from qg.tables import PollStrategy, Row
 from qg.taking import Taken
 
 __all__ = ["Batch", "LockLost", "Unrecorded"]
@@ -59,6 +59,7 @@ class Batch:
         session: a worker's; no one else uses it.
         queue: the queue's name.
         size: how many jobs to take at the most.
+        order: which ones come first.
         settle: is told of each job that was finished later than its handler returned: what went
             wrong with that, or None, and how many seconds the handler ran. Records and logs it, and
             returns whether it could.
@@ -70,6 +71,7 @@ class Batch:
         session: Session,
         queue: str,
         size: int,
+        order: PollStrategy,
         settle: Callable[[Job, Exception | None, float], bool],
     ) -> None:
         self.session = session
@@ -80,6 +82,7 @@ class Batch:
         self._client = client
         self._queue = queue
         self._size = self._wanted = size
+        self._order = order
         self._settle = settle
         # Guards all below, and the session while it is nobody's.
         self._mutex = threading.RLock()
@@ -224,7 +227,9 @@ class Batch:
         try:
             if self._handed_over and self.session.idle:
                 self.session.keep()
-            taken = self._client._taker.take(self.session, self._queue, self._wanted, finished=rows, unlock=unlock)
+            taken = self._client._taker.take(
+                self.session, self._queue, self._wanted, order=self._order, finished=rows, unlock=unlock
+            )
         except psycopg2.Error as error:
             if not self._finish_each(finished, error):
                 raise  # it was the taking that failed

@@ -21,7 +21,7 @@ from qg.job import Job, JobStats
 from qg.locks import LockContext, LockedRow, Logger
 from qg.session import Session, find_table
 from qg.synchronous import Synchronous
-from qg.tables import Row, timestamp
+from qg.tables import PollStrategy, Row, timestamp
 from qg.taking import Taker
 from qg.transactions import rows_in
 
@@ -293,10 +293,13 @@ class Client:
                 return job
         raise ErrAgain(f"{MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were unreadable; call again")
 
-    def _lock_plainly(self, session: Session, queue: str, *, lent: bool) -> Job | None:
+    def _lock_plainly(
+        self, session: Session, queue: str, order: PollStrategy = PollStrategy.PRIORITY, *, lent: bool
+    ) -> Job | None:
         """Lock the next due job of *queue*, a statement a step; after an exception only discard() is safe."""
+        lock_job = self._table.lock_job_in(order)
         for _ in range(MAX_LOCK_ATTEMPTS):
-            rows = session.run(self._table.lock_job, (queue,))
+            rows = session.run(lock_job, (queue,))
             if not rows:
                 return None
             row = Row.read(rows[0][0])

@@ -20,6 +20,9 @@ _ENTRIES_A_PAGE = 8
 # What taking a job costs anyway: its entry is read on the way and under the lock, from the root down.
 _ENTRIES_A_JOB, _PAGES_A_JOB = 2, 4
 _PAGES_A_WALK = 10
+# What a walk in the order of run_at costs anyway: it reads the first entry of each priority, and goes
+# down from the root for every single entry.
+_ENTRIES_A_HEAD, _PAGES_A_JUMP = 1, 4
 # How long walks may begin at the marks before one begins at the start again: the shortest and the
 # longest time, and between them this multiple of what the last walk from the start took.
 _REST_SECONDS = (1.0, 5.0)
@@ -125,6 +128,6 @@ class Marks:
         return max(self._rest_until - self._clock(), 0.0)
 
     def _is_dear(self, walk: Walk, taken: int) -> bool:
-        entries = (walk.entries or 0) - _ENTRIES_A_JOB * taken
-        pages = (walk.pages or 0) - _PAGES_A_JOB * taken - _PAGES_A_WALK
+        entries = (walk.entries or 0) - _ENTRIES_A_JOB * taken - _ENTRIES_A_HEAD * walk.heads
+        pages = (walk.pages or 0) - _PAGES_A_JOB * taken - _PAGES_A_JUMP * walk.jumps - _PAGES_A_WALK
         return entries + _ENTRIES_A_PAGE * max(pages, 0) > self._cheap

@@ -1,4 +1,4 @@
-"""Which queue is polled, how often and for how many jobs: what a worker and a pool of them have in common."""
+"""Which queue is polled, how, and how often: what a worker and a pool of them have in common."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 
 from qg.errors import ErrInvalidOption, ErrPoolState
 from qg.fields import check_queue
+from qg.tables import PollStrategy
 
 __all__ = ["Polling"]
 
@@ -16,13 +17,18 @@ _LARGEST_BATCH = 1000
 
 
 class Polling:
-    """Holds ``batch_size``, and ``queue`` and ``interval``, which can be set until the polling starts."""
+    """Holds ``batch_size`` and ``poll_strategy``; ``queue`` and ``interval``, which can be set until the start."""
 
-    def __init__(self, queue: str | None, interval: float | None, batch_size: int) -> None:
+    def __init__(self, queue: str | None, interval: float | None, batch_size: int, poll_strategy: PollStrategy) -> None:
         self._started = False
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= _LARGEST_BATCH:
             raise ErrInvalidOption(f"batch_size must be a number of jobs, 1 to {_LARGEST_BATCH}, not {batch_size!r}")
+        if not isinstance(poll_strategy, PollStrategy):
+            raise ErrInvalidOption(
+                f"poll_strategy must be qg.PollStrategy.PRIORITY or qg.PollStrategy.RUN_AT, not {poll_strategy!r}"
+            )
         self._batch_size = batch_size
+        self._poll_strategy = poll_strategy
         self.queue = os.environ.get("QUE_QUEUE", "") if queue is None else queue
         self.interval = _interval_from_environment() if interval is None else interval
 
@@ -30,6 +36,11 @@ class Polling:
     def batch_size(self) -> int:
         """How many jobs a worker locks at once."""
         return self._batch_size
+
+    @property
+    def poll_strategy(self) -> PollStrategy:
+        """In which order due jobs are taken."""
+        return self._poll_strategy
 
     @property
     def queue(self) -> str:

@@ -101,7 +101,7 @@ class Session:
             taking = self._table.taking
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 cur.execute(taking.functions)
-                _prepare_missing(cur, [taking.finish_jobs, taking.take_jobs])
+                _prepare_missing(cur, [taking.finish_jobs, taking.take_jobs, taking.take_jobs_by_run_at])
             _can_take.add(self.conn)
 
     def finish_and_run(

@@ -13,7 +13,7 @@ from qg.failures import one_line
 from qg.locks import Logger
 from qg.marks import Marks
 from qg.session import Session
-from qg.tables import Row, Table, Walk
+from qg.tables import PollStrategy, Row, Table, Walk
 
 __all__ = ["Taken", "Taker"]
 
@@ -63,6 +63,7 @@ class Taker:
         queue: str,
         wanted: int = 1,
         *,
+        order: PollStrategy = PollStrategy.PRIORITY,
         finished: Sequence[Row] = (),
         unlock: Row | None = None,
         anew: bool = False,
@@ -75,6 +76,7 @@ class Taker:
             session: an idle one.
             queue: the queue's name.
             wanted: how many jobs at the most.
+            order: which ones come first.
             finished: rows that are locked on the session.
             unlock: one of the rows that are locked on the session; None if none is.
             anew: whether to walk from the very start, whatever that costs.
@@ -90,9 +92,10 @@ class Taker:
         marks = self.marks(queue)
         start = marks.start(anew=anew)
         finish = self._taking.finish_params(finished) if finished else None
+        take_jobs = self._taking.take_jobs_in(order)
         params = (unlock.id if unlock else None, queue, wanted, *start.params)
         try:
-            *found, last = (text for (text,) in session.finish_and_run(finish, self._taking.take_jobs, params))
+            *found, last = (text for (text,) in session.finish_and_run(finish, take_jobs, params))
         except psycopg2.errors.FeatureNotSupported as error:
             self._give_up(error)
             return None

@@ -22,6 +22,7 @@ from qg.polling import Polling
 from qg.session import Session
 from qg.signals import in_signal_handler
 from qg.sleepers import Sleepers
+from qg.tables import PollStrategy
 from qg.verdicts import Discard
 
 __all__ = ["Worker", "working_now"]
@@ -51,6 +52,8 @@ class Worker(Polling):
         batch_size: how many jobs to lock at once, 1 to 1000. From 2 on, those that don't use
             ``job.tx`` are finished together, about 0.1 s after they were locked at the latest; a
             crash in between runs them again.
+        poll_strategy: which of the due jobs comes first: the most urgent, or with
+            ``PollStrategy.RUN_AT`` the earliest.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -64,8 +67,9 @@ class Worker(Polling):
         queue: str | None = None,
         interval: float | None = None,
         batch_size: int = 1,
+        poll_strategy: PollStrategy = PollStrategy.PRIORITY,
     ) -> None:
-        super().__init__(queue, interval, batch_size)
+        super().__init__(queue, interval, batch_size, poll_strategy)
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker needs a qg.Client, not {type(client).__name__}")
         self._client = client
@@ -225,7 +229,7 @@ class Worker(Polling):
 
         After an exception other than ErrAgain, *session* isn't to be used again.
         """
-        job = self._client._lock_plainly(session, self.queue, lent=True)
+        job = self._client._lock_plainly(session, self.queue, self.poll_strategy, lent=True)
         if job is None:
             self._logger.debug("no_job queue=%s", self.queue)
             return _Round.IDLE
@@ -293,7 +297,9 @@ class Worker(Polling):
             if self._session is None or not self._session.alive:
                 self._discard_session()
                 self._session = self._client._lease()
-            self._batch = Batch(self._client, self._session, self.queue, self.batch_size, self._settle_later)
+            self._batch = Batch(
+                self._client, self._session, self.queue, self.batch_size, self.poll_strategy, self._settle_later
+            )
         return self._batch
 
     def _settle_later(self, job: Job, error: Exception | None, seconds: float) -> bool:

@@ -20,6 +20,7 @@ from qg.polling import Polling
 from qg.session import Session
 from qg.signals import in_signal_handler
 from qg.sleepers import Sleepers
+from qg.tables import PollStrategy
 from qg.worker import Worker, working_now
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class WorkerPool(Polling):
         interval: seconds that an idle worker sleeps; None means the environment's
             QUE_WAKE_INTERVAL, or 5.
         batch_size: how many jobs a worker locks at once; as for a Worker.
+        poll_strategy: which of the due jobs comes first; as for a Worker.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -58,8 +60,9 @@ class WorkerPool(Polling):
         queue: str | None = None,
         interval: float | None = None,
         batch_size: int = 1,
+        poll_strategy: PollStrategy = PollStrategy.PRIORITY,
     ) -> None:
-        super().__init__(queue, interval, batch_size)
+        super().__init__(queue, interval, batch_size, poll_strategy)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
         if not isinstance(client, Client):
@@ -177,7 +180,12 @@ class WorkerPool(Polling):
             raise
         for session in sessions:
             worker = Worker(
-                self._client, work_map, queue=self.queue, interval=self.interval, batch_size=self.batch_size
+                self._client,
+                work_map,
+                queue=self.queue,
+                interval=self.interval,
+                batch_size=self.batch_size,
+                poll_strategy=self.poll_strategy,
             )
             worker._join_pool(session, outage, sleepers)
             workers.append(worker)

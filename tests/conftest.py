@@ -116,6 +116,19 @@ def network(dsn: str) -> Iterator[Network]:
 
 
 @pytest.fixture
+def gate(database: Database) -> Iterator[str]:
+    """A DSN whose sessions wait, before they try a job's lock, until nobody has the lock (7, 7)."""
+    database.query(
+        "CREATE SCHEMA gate;"
+        "CREATE FUNCTION gate.pg_try_advisory_lock(id bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM pg_catalog.pg_advisory_lock(7, 7); PERFORM pg_catalog.pg_advisory_unlock(7, 7);"
+        "RETURN pg_catalog.pg_try_advisory_lock(id); END $$"
+    )
+    yield make_dsn(database.dsn, options="-c search_path=gate,pg_catalog,public")
+    database.query("DROP SCHEMA gate CASCADE")
+
+
+@pytest.fixture
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are broken up for other reasons than the time they take."""
     monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 3600.0)

@@ -522,7 +522,7 @@ def test_a_crash_repeats_the_unfinished_jobs_of_one_batch_and_no_other(
 
     fill(database, 10)
     session = client._lease()
-    batch = qg.batch.Batch(client, session, "", 4, lambda job, error, seconds: True)
+    batch = qg.batch.Batch(client, session, "", 4, qg.PollStrategy.PRIORITY, lambda job, error, seconds: True)
     for _ in range(7):
         job = batch.next()
         handler(job)

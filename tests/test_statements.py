@@ -12,7 +12,16 @@ from support import Database, Network
 
 import qg
 
-NAMES = ["que_check_job", "que_destroy_job", "que_insert_job", "que_lock_job", "que_set_error", "que_unlock_job"]
+NAMES = [
+    "que_check_job",
+    "que_destroy_job",
+    "que_insert_job",
+    "que_lock_job",
+    "que_lock_job_by_run_at",
+    "que_set_error",
+    "que_unlock_job",
+]
+TAKING_NAMES = ["que_finish_jobs", "que_take_jobs", "que_take_jobs_by_run_at"]
 
 
 def prepared_on(conn) -> list[str]:
@@ -21,7 +30,7 @@ def prepared_on(conn) -> list[str]:
         return [name for (name,) in cur.fetchall()]
 
 
-def test_prepare_statements_prepares_the_names_of_go(dsn: str) -> None:
+def test_prepare_statements_prepares_the_names_of_go_and_one_more(dsn: str) -> None:
     with closing(psycopg2.connect(dsn)) as conn:
         qg.prepare_statements(conn)
         assert conn.info.transaction_status == TRANSACTION_STATUS_IDLE
@@ -76,8 +85,8 @@ def test_a_connection_whose_statements_were_thrown_away_is_prepared_anew(client:
     session.conn.autocommit = False
     session.give_back()
     with client.lock_job() as job:
-        assert prepared_on(job.conn) == ["que_finish_jobs", "que_take_jobs"]
+        assert prepared_on(job.conn) == TAKING_NAMES
         job.conn.rollback()
         job.delete()
-        assert prepared_on(job.conn) == sorted([*NAMES, "que_finish_jobs", "que_take_jobs"])
+        assert prepared_on(job.conn) == sorted([*NAMES, *TAKING_NAMES])
         job.conn.rollback()

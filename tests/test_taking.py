@@ -621,19 +621,6 @@ def test_an_isolation_level_that_a_handler_leaves_behind_leaves_no_lock(
 # The race between looking and locking
 
 
-@pytest.fixture
-def gate(database: Database) -> Iterator[str]:
-    """A DSN whose sessions wait, before they try a job's lock, until nobody has the lock (7, 7)."""
-    database.query(
-        "CREATE SCHEMA gate;"
-        "CREATE FUNCTION gate.pg_try_advisory_lock(id bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN "
-        "PERFORM pg_catalog.pg_advisory_lock(7, 7); PERFORM pg_catalog.pg_advisory_unlock(7, 7);"
-        "RETURN pg_catalog.pg_try_advisory_lock(id); END $$"
-    )
-    yield make_dsn(database.dsn, options="-c search_path=gate,pg_catalog,public")
-    database.query("DROP SCHEMA gate CASCADE")
-
-
 RACES = {
     "finished": "DELETE FROM que_jobs WHERE job_id = 1",
     "failed": "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '3 s' WHERE job_id = 1",

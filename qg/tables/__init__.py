@@ -7,15 +7,26 @@ version calls its columns, and how it finds a row again, stands in that version'
 from __future__ import annotations
 
 import re
-from importlib import resources
 from typing import Any
 
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import v3
-from qg.tables.table import PREPARED_NAMES, Row, Statement, Table, Taking, Walk, iso_text, timestamp
+from qg.tables.table import (
+    PREPARED_NAMES,
+    PollStrategy,
+    Row,
+    Statement,
+    Table,
+    Taking,
+    Walk,
+    iso_text,
+    script,
+    timestamp,
+)
 
 __all__ = [
     "PREPARED_NAMES",
+    "PollStrategy",
     "Row",
     "Statement",
     "Table",
@@ -96,8 +107,4 @@ def ddl(version: int, *, notify: bool) -> str:
     """
     if version != 3:
         raise ErrInvalidOption(f"version {version!r} can't be created by this qg; ask for version 3")
-    return "".join(_script(name) for name in ["v3.sql"] + ["v3_notify.sql"] * notify)
-
-
-def _script(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return "".join(script(name) for name in ["v3.sql"] + ["v3_notify.sql"] * notify)

@@ -7,10 +7,35 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
+from enum import Enum
 from functools import cached_property
+from importlib import resources
 from typing import Any, NamedTuple
 
-__all__ = ["PREPARED_NAMES", "Row", "Statement", "Table", "Taking", "Walk", "iso_text", "timestamp"]
+__all__ = [
+    "PREPARED_NAMES",
+    "PollStrategy",
+    "Row",
+    "Statement",
+    "Table",
+    "Taking",
+    "Walk",
+    "iso_text",
+    "script",
+    "timestamp",
+]
+
+
+class PollStrategy(Enum):
+    """In which order workers take the jobs that are due. Mirrors gue's ``PollStrategy``.
+
+    ``PRIORITY`` takes the most urgent first, however long others have been due: gue's
+    ``PriorityPollStrategy``. ``RUN_AT`` takes the earliest first, however urgent others are: gue's
+    ``RunAtPollStrategy``.
+    """
+
+    PRIORITY = "priority, run_at, id"
+    RUN_AT = "run_at, priority, id"
 
 
 class Row(NamedTuple):
@@ -50,6 +75,11 @@ def iso_text(when: datetime) -> str:
         return when.astimezone(timezone.utc).isoformat()
     except OverflowError:  # within hours of the first or the last datetime there is
         return when.isoformat()
+
+
+def script(name: str) -> str:
+    """Return the text of the SQL script *name*, which stands beside this module."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def timestamp(iso: str) -> datetime:
@@ -110,10 +140,16 @@ class Taking:
     # (id to unlock or null, queue, how many, priorities, run_ats and ids of the marks, learn) -> one
     # column of JSON arrays: a Row for each job, then a Walk.
     take_jobs: Statement
+    # The same in the order of run_at, priority and id.
+    take_jobs_by_run_at: Statement
     # (ids) -> how many of them this session had locked.
     unlock_jobs: Statement
     # () -> nothing; unlocks all that this session has locked.
     unlock_everything: Statement
+
+    def take_jobs_in(self, order: PollStrategy) -> Statement:
+        """The statement that takes jobs in *order*."""
+        return self.take_jobs_by_run_at if order is PollStrategy.RUN_AT else self.take_jobs
 
 
 class Walk(NamedTuple):
@@ -121,8 +157,10 @@ class Walk(NamedTuple):
 
     ``unlocked`` says whether the lock to be given up was held, ``more`` that another due job may be
     there, ``seconds_until_next`` when the next one falls due if no job was found, ``entries`` and
-    ``pages`` how many of the index were read. The rest are the marks for the next walk, if they were
-    asked for: up to where in each priority every job was gone or locked.
+    ``pages`` how many of the index were read. Then come the marks for the next walk, if they were
+    asked for: up to where in each priority every job was gone or locked. A walk in the order of
+    ``run_at`` tells besides of how many priorities it read the ``heads``, and how many ``jumps`` down
+    from the root of the index it took to get from entry to entry.
     """
 
     unlocked: bool | None
@@ -133,6 +171,8 @@ class Walk(NamedTuple):
     priorities: list[int] | None
     run_ats: list[str] | None
     ids: list[int] | None
+    heads: int = 0
+    jumps: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +188,8 @@ class Table:
 
     # ($1 queue) -> the first due job that this session could lock, locked.
     lock_job: Statement
+    # The same, of the first one by run_at, priority and id.
+    lock_job_by_run_at: Statement
     # (key) -> one row if the job is still as it was locked.
     check_job: Statement
     # (id) -> whether the lock was had, for a job known by its id.
@@ -187,6 +229,10 @@ class Table:
     # What to execute to hear of them; each notification is the number of due jobs and their queue.
     listen: str
     stop_listening: str
+
+    def lock_job_in(self, order: PollStrategy) -> Statement:
+        """The statement that locks the first job in *order*."""
+        return self.lock_job_by_run_at if order is PollStrategy.RUN_AT else self.lock_job
 
     @property
     def prepared(self) -> Sequence[Statement]:

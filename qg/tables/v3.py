@@ -7,9 +7,8 @@ job is ``pg_try_advisory_lock(job_id)``, as in every Que.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import resources
 
-from qg.tables.table import Row, Statement, Table, Taking
+from qg.tables.table import Row, Statement, Table, Taking, script
 
 __all__ = ["TABLE"]
 
@@ -53,6 +52,27 @@ WITH RECURSIVE due AS (
     WHERE NOT due.locked
 )
 SELECT {_ROW} FROM due WHERE locked LIMIT 1
+""",
+)
+
+# No index is in this order, so this may read the keys of all due jobs of the queue, and sort them.
+# OFFSET 0 keeps the condition out of the sorted list: locks are tried from its top down, and LIMIT
+# stops at the first one that is had. The caller must look again, as above.
+_LOCK_JOB_BY_RUN_AT = Statement(
+    name="que_lock_job_by_run_at",
+    text=f"""
+WITH first AS (
+    SELECT due.*
+    FROM (
+        SELECT queue, priority, run_at, job_id FROM que_jobs
+        WHERE queue = $1::text AND run_at <= now()
+        ORDER BY run_at, priority, job_id
+        OFFSET 0
+    ) AS due
+    WHERE pg_try_advisory_lock(due.job_id)
+    LIMIT 1
+)
+SELECT {_ROW} FROM first JOIN que_jobs USING (queue, priority, run_at, job_id)
 """,
 )
 
@@ -195,21 +215,26 @@ def _finish_params(rows: Sequence[Row]) -> tuple[str, str, str, str]:
     )
 
 
+def _take_jobs(function: str) -> Statement:
+    return Statement(
+        name=function,
+        text=f"""
+SELECT pg_temp.{function}(
+    $1::bigint, $2::text, $3::integer, $4::integer[], $5::text[], $6::bigint[], $7::boolean
+)
+""",
+    )
+
+
 _TAKING = Taking(
-    functions=resources.files(__package__).joinpath("v3_session.sql").read_text(encoding="utf-8"),
+    functions=script("v3_session.sql") + script("v3_session_by_run_at.sql"),
     finish_params=_finish_params,
     finish_jobs=Statement(
         name="que_finish_jobs",
         text="SELECT pg_temp.que_finish_jobs($1::text, $2::smallint[], $3::timestamptz[], $4::bigint[])",
     ),
-    take_jobs=Statement(
-        name="que_take_jobs",
-        text="""
-SELECT pg_temp.que_take_jobs(
-    $1::bigint, $2::text, $3::integer, $4::integer[], $5::text[], $6::bigint[], $7::boolean
-)
-""",
-    ),
+    take_jobs=_take_jobs("que_take_jobs"),
+    take_jobs_by_run_at=_take_jobs("que_take_jobs_by_run_at"),
     unlock_everything=Statement("SELECT pg_advisory_unlock_all()"),
     unlock_jobs=Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)"),
 )
@@ -227,6 +252,7 @@ TABLE = Table(
     version=3,
     key=_key,
     lock_job=_LOCK_JOB,
+    lock_job_by_run_at=_LOCK_JOB_BY_RUN_AT,
     check_job=_CHECK_JOB,
     relock_job=_RELOCK_JOB,
     unlock_job=_UNLOCK_JOB,
