@@ -13,7 +13,7 @@ from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
 from qg.job import Job
 
-__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map"]
+__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "finish", "unknown_type"]
 
 WorkFunc = Callable[[Job], object]
 """Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
@@ -53,8 +53,22 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     """
     handler = work_map.get(job.type)
     if handler is None:
-        raise PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
-    result = handler(job)
+        raise unknown_type(job)
+    finish(handler(job))
+
+
+def unknown_type(job: Job) -> PlainFailure:
+    """Return the failure of a *job* that nobody here can work."""
+    return PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
+
+
+def finish(result: object) -> None:
+    """See to it that a handler which gave *result* has done its work: run a coroutine to its end.
+
+    Raises:
+        TypeError: if *result* is a generator.
+        BaseException: whatever the coroutine raises.
+    """
     if result is None:
         return
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
@@ -64,15 +78,21 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
 
 
 def _run_to_end(awaitable: Awaitable[object]) -> None:
-    async def finish() -> None:
+    async def wait() -> None:
         await awaitable
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(finish())
+    if not _in_event_loop():
+        asyncio.run(wait())
         return
     # We are called from a coroutine, and one thread runs one event loop: this one gets another.
     context = contextvars.copy_context()
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(context.run, asyncio.run, finish()).result()
+        thread.submit(context.run, asyncio.run, wait()).result()
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg2.extensions import connection
 
 from qg.errors import ErrInvalidOption, ErrNotLocked
 from qg.failures import describe
 from qg.locks import LockedRow
-from qg.tables import Row
+from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Ending", "Job", "JobStats"]
+__all__ = ["Ending", "Job", "JobStats", "Observer"]
 
 
 @dataclass(eq=False, repr=False)
@@ -61,6 +61,7 @@ class Job:
         self._attempt: LockedRow | None = None
         self._locked: LockedRow | None = None
         self._ending: Ending | None = None
+        self._observer: Observer | None = None
         # Whether the worker has it back, to delete it together with others.
         self._handed_in = False
         self._injected_conn: Any = None
@@ -282,6 +283,8 @@ class Job:
                 return False
 
     def _carry_out(self, error: BaseException, locked: LockedRow, set_error: Callable[[str], None]) -> None:
+        if self._observer is not None:
+            locked.along = self._observer.record(error, locked.session.conn)
         if isinstance(error, Reschedule):
             locked.reschedule(error)
             self._ending = Ending.RESCHEDULED
@@ -292,6 +295,16 @@ class Job:
             set_error(describe(error))
             self._ending = Ending.FAILED
         self._row = locked.row
+
+
+class Observer(Protocol):
+    """Who follows an attempt to its end, and keeps a record of it."""
+
+    def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
+        """Return what to write on *conn* in the transaction that records *error*."""
+
+    def settled(self, error: BaseException | None) -> None:
+        """Is told that the attempt is over: with *error*, or its deletion committed."""
 
 
 class Ending(Enum):

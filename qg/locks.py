@@ -6,7 +6,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -90,6 +91,8 @@ class LockedRow:
         self._unlock = unlock or context.table.unlock_all
         # Called each time before the session is used for this row or given to its handler.
         self._before_use = before_use
+        # What is to be written together with the end of a failed attempt: a statement and its parameters.
+        self.along: tuple[Statement, Sequence[Any]] | None = None
         # The transaction that delete() ran in, the last time it did; whether it ran outside of any.
         self._deleted_in: int | None = None
         self._deleted_for_good = False
@@ -153,28 +156,29 @@ class LockedRow:
 
         However often it is called, the attempt that began with the lock counts once.
         """
-        self._abandon_transaction()
         table = self._context.table
         count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
         change = (count, self._context.seconds_until_retry(count), storable(message, self.session.conn))
-        changed = self._run(table.set_error, (*change, *table.key(self.row)))
-        if not changed:
-            changed = self._run(table.set_error_by_id, (*change, self.row.id))
-            if changed:
-                self._log_edited("marked as failed")
+        with self._anew():
+            changed = self._run(table.set_error, (*change, *table.key(self.row)))
+            if not changed:
+                changed = self._run(table.set_error_by_id, (*change, self.row.id))
+                if changed:
+                    self._log_edited("marked as failed")
         self._keep(changed, "record its error")
 
     def reschedule(self, verdict: Reschedule) -> None:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
-        self._abandon_transaction()
         at = None if verdict.at is None else iso_text(verdict.at)
-        changed = self._run(self._context.table.reschedule, (at, verdict.after, self.row.id))
+        with self._anew():
+            changed = self._run(self._context.table.reschedule, (at, verdict.after, self.row.id))
         self._keep(changed, "reschedule it")
 
     def discard(self) -> None:
         """Roll back what is open; delete the row, and commit."""
-        self._abandon_transaction()
-        self.delete()
+        with self._anew():
+            self.delete()
+        self._deleted_for_good = True
 
     def let_go(self) -> None:
         """Roll back what is open, unlock, and give the session back unless it is lent.
@@ -257,6 +261,17 @@ class LockedRow:
             if self.session.run(self._context.table.relock_job, (self.row.id,))[0][0]:
                 return True
         return False
+
+    @contextmanager
+    def _anew(self) -> Iterator[None]:
+        """Roll back what is open; what the block writes, and what is written along, are committed together."""
+        self._abandon_transaction()
+        if self.along is None:
+            yield
+            return
+        self.session.run_in_transaction(*self.along)
+        yield
+        self.session.commit()
 
     def _abandon_transaction(self) -> None:
         self._deleted_in = None

@@ -264,6 +264,8 @@ class Worker(Polling):
     def _settle(self, job: Job, error: BaseException | None, seconds: float) -> _Round:
         """Record how the job went, if it failed, and log it."""
         recorded = error is None or job._fail(error)
+        if job._observer is not None:
+            job._observer.settled(error)
         self._log(job, error, seconds)
         return _Round.WORKED if recorded else _Round.UNRECORDED
 
