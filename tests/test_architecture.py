@@ -46,6 +46,8 @@ ORDER = [
     "worker",
     "workerpool",
     "__init__",
+    "jobs",
+    "pytest_plugin",
     "cli",
 ]
 
@@ -83,7 +85,7 @@ def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_sql_stands_only_in_tables(path: Path) -> None:
-    if room(path) == "tables":
+    if "tables" in path.relative_to(PACKAGE).with_suffix("").parts:
         return
     sql = re.compile(r"\b(SELECT .* FROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE TABLE|DROP TABLE)\b", re.DOTALL)
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -129,7 +131,7 @@ def test_every_error_of_qg_is_a_qg_error_and_in_the_tree_of_its_module() -> None
 def test_the_core_needs_psycopg2_alone() -> None:
     wanted = set()
     for path in MODULES:
-        if room(path) == "cli":
+        if room(path) in ("cli", "jobs", "pytest_plugin"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):

@@ -1,0 +1,96 @@
+"""An attempt to work a job from the table: its JobFunc, its history and its deletion are one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import psycopg2
+from psycopg2.extensions import connection
+
+from qg.driver import plain_cursor
+from qg.failures import describe, headline, storable
+from qg.job import Job
+from qg.jobs.context import RunningJob
+from qg.jobs.envelope import git_hash
+from qg.jobs.errors import ErrJobFuncFailed
+from qg.jobs.functions import Functions
+from qg.jobs.running import read_envelope, run_job_func
+from qg.jobs.tables import BEGIN_ATTEMPT, END_ATTEMPT, INSERT_ATTEMPT
+from qg.jobs.telemetry import Run, Telemetry
+from qg.locks import Logger
+from qg.tables import Row, Statement
+from qg.verdicts import Discard, Reschedule
+
+__all__ = ["Attempt"]
+
+
+class Attempt:
+    """One attempt at *job*, followed to its end as the job's observer.
+
+    The worker deletes the job in the transaction that run() leaves open, and commits it. Where
+    something fails, it rolls everything back, and writes what record() says together with the retry.
+    """
+
+    def __init__(self, job: Job, telemetry: Telemetry) -> None:
+        self._job = job
+        self._row = cast("Row", job._row)  # a locked job has one
+        self._envelope = read_envelope(job)
+        self._run = Run(telemetry, job, self._envelope.ctx.carrier if self._envelope else {})
+        self._started_at: str | None = None
+        job._observer = self
+
+    def run(self, functions: Functions, queue: object, logger: Logger) -> None:
+        """Run the JobFunc and write the history, on the job's connection, in a transaction that is left open.
+
+        Raises:
+            PlainFailure, Reschedule, Discard, ErrJobFuncFailed: as run_job_func().
+            psycopg2.Error: if the database failed.
+        """
+        tx = self._job.tx
+        with plain_cursor(tx) as cur:
+            cur.execute(BEGIN_ATTEMPT.plain_sql)
+            ((self._started_at,),) = cur.fetchall()
+        with self._run.current():
+            run_job_func(functions, self._job, self._envelope, RunningJob(queue, tx), logger, tx)
+        with plain_cursor(tx) as cur:
+            try:
+                cur.execute(END_ATTEMPT.plain_sql, self._history(None))
+            except psycopg2.errors.InvalidSavepointSpecification as error:
+                raise ErrJobFuncFailed(
+                    "it ended the transaction of its job; leave commit() and rollback() to the queue, "
+                    "or use a connection of your own"
+                ) from error
+            except psycopg2.errors.InFailedSqlTransaction as error:
+                raise ErrJobFuncFailed(
+                    "it swallowed a database error, after which nothing of its transaction can be kept; "
+                    "let it pass, or use a savepoint"
+                ) from error
+
+    def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
+        """Return the history row of an attempt that failed."""
+        text = headline(error) if isinstance(error, (Reschedule, Discard)) else describe(error)
+        return INSERT_ATTEMPT, self._history(storable(text, conn))
+
+    def settled(self, error: BaseException | None) -> None:
+        """End the span."""
+        self._run.end(error)
+
+    def _history(self, run_error: str | None) -> tuple[Any, ...]:
+        row, args = self._row, self._row.args
+        if self._envelope is not None:
+            args = json.dumps(msgspec.structs.replace(self._envelope, git_hash_processed=git_hash()).to_builtins())
+        return (
+            row.id,
+            row.type,
+            row.queue,
+            row.priority,
+            row.run_at,
+            args,
+            row.error_count,
+            run_error,
+            run_error is None,
+            self._started_at,
+        )

@@ -1,0 +1,123 @@
+"""What surrounds a job: the context that its JobFunc gets, and what the enqueuer says for a whole block."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg2.extensions import connection
+
+from qg.locks import Logger
+
+__all__ = [
+    "CTX_JOB_ID",
+    "Context",
+    "JobLogger",
+    "RunningJob",
+    "current_tx",
+    "current_user",
+    "from_context",
+    "running_job",
+    "transaction",
+    "user",
+]
+
+CTX_JOB_ID: ContextVar[str | None] = ContextVar("qg.jobs", default=None)
+"""The id of the job that is running. Mirrors Go's ``CTXJobID``."""
+
+current_tx: ContextVar[object] = ContextVar("qg.jobs.tx", default=None)
+"""The caller's transaction within transaction()."""
+
+current_user: ContextVar[str | None] = ContextVar("qg.jobs.user", default=None)
+"""Whose request it is."""
+
+
+class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no parameters at run time in Python 3.10
+    """Adds the job's id and type to each line, and to each record as ``job_id`` and ``job_type``."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return *msg* with the job's id and type behind it."""
+        job = dict(self.extra or {})
+        kwargs["extra"] = {**(kwargs.get("extra") or {}), **job}
+        return f"{msg} " + " ".join(f"{key}={value}" for key, value in job.items()).replace("%", "%%"), kwargs
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """The job that is running here.
+
+    Attributes:
+        queue: the queue object that runs it.
+        tx: what that queue stores jobs in if they are to live and die with the running one.
+    """
+
+    queue: object
+    tx: Any
+
+
+running_job: ContextVar[RunningJob | None] = ContextVar("qg.jobs.running", default=None)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a JobFunc gets besides its payload; stands for the ``context.Context`` that Go hands over.
+
+    Attributes:
+        job_id: the job's id, as from_context() gives it.
+        queue: the queue's name.
+        run_count: how often the job has failed before.
+        tx: the transaction of the job, a psycopg2 connection. What is written through it is
+            committed together with the job's deletion; leave commit() and rollback() to the queue.
+            None on a MemoryQueue.
+        user_id: whose user() block enqueued the job; None if none did.
+        logger: the queue's logger, which adds the job's id and type.
+    """
+
+    job_id: str
+    queue: str
+    run_count: int
+    tx: connection | Any
+    user_id: str | None
+    logger: Logger
+
+
+def from_context() -> str | None:
+    """Return the id of the job that is running here, or None; also below a JobFunc and in coroutines.
+
+    Mirrors Go's ``FromContext``.
+    """
+    return CTX_JOB_ID.get()
+
+
+@contextmanager
+def transaction(tx: object) -> Iterator[None]:
+    """Within the block, enqueue() of any queue stores jobs in the caller's transaction *tx*.
+
+    They live and die with it; it is neither committed nor rolled back. Stands for the
+    transaction that Go carries in its context. It holds for this thread or coroutine.
+
+    Args:
+        tx: as for :meth:`qg.Client.enqueue_in_tx`.
+    """
+    token = current_tx.set(tx)
+    try:
+        yield
+    finally:
+        current_tx.reset(token)
+
+
+@contextmanager
+def user(user_id: str) -> Iterator[None]:
+    """Within the block, jobs are enqueued on behalf of *user_id*, which their JobFunc finds in its context.
+
+    It holds for this thread or coroutine.
+    """
+    token = current_user.set(user_id)
+    try:
+        yield
+    finally:
+        current_user.reset(token)

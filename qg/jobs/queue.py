@@ -1,0 +1,312 @@
+"""What every queue offers, and what those that run jobs have in common."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable
+from qg.failures import headline
+from qg.fields import check_queue, insert_params
+from qg.job import Job
+from qg.jobs.conductor import Conductor
+from qg.jobs.context import Context, current_user, running_job
+from qg.jobs.cron import Cron, parse_spec
+from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
+from qg.jobs.errors import (
+    ErrEnqueueFailed,
+    ErrInvalidJobOpt,
+    ErrInvalidJobType,
+    ErrInvalidQueueOpt,
+    ErrRegisterJobFuncFailed,
+    ErrScheduleFailed,
+    ErrStartFailed,
+)
+from qg.jobs.functions import Functions
+from qg.jobs.payloads import Payload, PayloadT, PayloadType, payload_type, payloads_in
+from qg.jobs.telemetry import Telemetry, carrier
+from qg.locks import Logger
+from qg.polling import Polling
+from qg.signals import in_signal_handler
+from qg.tables import PollStrategy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Enqueuer", "Options", "Queue", "RunningQueue", "Schedule", "Scheduler"]
+
+_Result = TypeVar("_Result")
+
+
+@runtime_checkable
+class Enqueuer(Protocol):
+    """What takes jobs. Mirrors Go's ``Enqueuer``."""
+
+    def enqueue(
+        self, job: Payload | Sequence[Payload], *, priority: int = 0, run_at: datetime | None = None, tx: object = None
+    ) -> list[int]:
+        """Store *job*, or each one of it, to be worked once; return the ids in order."""
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """What takes schedules. Mirrors Go's ``Scheduler``."""
+
+    def schedule(self, spec: str, job: Payload) -> None:
+        """Enqueue *job* again and again, when *spec* says."""
+
+
+@runtime_checkable
+class Queue(Enqueuer, Scheduler, Protocol):
+    """What takes jobs and schedules, and runs functions for them. Mirrors Go's ``Queue``."""
+
+    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
+        """Run *fn* for the jobs of its payload type."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def shutdown(self, timeout: float | None = None) -> bool:
+        """Let running jobs finish, take no new ones; return whether that is done."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is said of every queue that runs jobs when it is made.
+
+    Raises:
+        ErrInvalidQueueOpt: if one of them is out of bounds.
+    """
+
+    queue: str
+    poll_interval: float
+    pool_size: int
+    poll_strategy: PollStrategy
+
+    def __post_init__(self) -> None:
+        try:
+            check_queue(self.queue)
+            Polling(self.queue, self.poll_interval, 1, self.poll_strategy)
+        except ErrInvalidOption as error:
+            raise ErrInvalidQueueOpt(str(error)) from error
+        if isinstance(self.pool_size, bool) or not isinstance(self.pool_size, int) or self.pool_size < 1:
+            raise ErrInvalidQueueOpt(f"pool_size must be a number of workers, 1 or more, not {self.pool_size!r}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A payload that is enqueued at each tick of *cron*."""
+
+    cron: Cron
+    takes: PayloadType
+    document: Any
+
+
+class RunningQueue(ABC):
+    """A queue that runs jobs: what doesn't depend on where they are stored.
+
+    Safe to use from any thread. Work begins one poll interval after the last call of
+    register_job_func() or schedule(), so that all functions are known by then, or at once by
+    start(). In a ``with`` block the queue is shut down at the end.
+    """
+
+    def __init__(self, options: Options, logger: Logger, telemetry: Telemetry) -> None:
+        self._options = options
+        self._logger = logger
+        self._telemetry = telemetry
+        self._functions = Functions()
+        self._conductor = Conductor(f"qg-jobs-{options.queue}", logger, options.poll_interval)
+        self._working = False
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown()
+
+    def enqueue(
+        self, job: Payload | Sequence[Payload], *, priority: int = 0, run_at: datetime | None = None, tx: object = None
+    ) -> list[int]:
+        """Store *job* to be worked once, and return its id; of a list or tuple each one, all or none.
+
+        In the transaction *tx*, otherwise in that of transaction() around the call, otherwise, in a
+        JobFunc, in that of the running job if it is in the same database. The jobs live and die with
+        it; it is neither committed nor rolled back. Where there is none they are committed at once.
+        Mirrors Go's ``Enqueue``.
+
+        Args:
+            job: a payload: an instance of a dataclass, NamedTuple, msgspec.Struct, attrs class or
+                pydantic model; or a list or tuple of payloads, of one type or several.
+            priority: lower runs first, from -32768 to 32767.
+            run_at: an aware datetime; the job isn't run earlier. None means now.
+            tx: as for :meth:`qg.Client.enqueue_in_tx`.
+
+        Returns:
+            The ids, in the order of the payloads.
+
+        Raises:
+            ErrInvalidJobType: if *job* is no payload, or one that JSON can't hold.
+            ErrInvalidJobOpt: if another argument is out of bounds.
+            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then.
+        """
+        with self._telemetry.enqueuing():
+            payloads = payloads_in(job)
+            takes = [payload_type(type(payload)) for payload in payloads]
+            success = False
+            try:
+                self._check_job_options(priority, run_at)
+                drafts = [
+                    Job(each.name, self._document(each, each.encode(payload)), self._options.queue, priority, run_at)
+                    for each, payload in zip(takes, payloads, strict=True)
+                ]
+                ids = self._store(drafts, tx)
+                success = True
+            except ErrEnqueueFailed:
+                raise
+            except ErrUnusable as error:
+                raise ErrInvalidJobOpt(str(error)) from error
+            except Exception as error:  # of whichever driver the transaction is
+                raise ErrEnqueueFailed(f"{len(payloads)} jobs weren't enqueued: {headline(error)}") from error
+            finally:
+                self._telemetry.count_enqueued([each.name for each in takes], success=success)
+        return ids
+
+    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
+        """Run *fn* for each job of its payload type, and return it, so that this can decorate.
+
+        Mirrors Go's ``RegisterJobFunc``; a queue that works already isn't restarted.
+
+        Args:
+            fn: a function of (context, payload) whose second parameter is annotated with the
+                payload's class. It may be ``async``.
+
+        Raises:
+            ErrInvalidJobFunc: if it isn't such a function, or if the type has one already.
+            ErrRegisterJobFuncFailed: after shutdown().
+        """
+        if self._stopped:
+            raise ErrRegisterJobFuncFailed("this queue was shut down; create another one")
+        self._functions.add(fn)
+        self._begin_soon()
+        return fn
+
+    def schedule(self, spec: str, job: Payload) -> None:
+        """Enqueue *job* at each tick of *spec*, once however many processes say so. Mirrors Go's ``Schedule``.
+
+        Ticks that pass while no process declares this schedule come to one.
+
+        Args:
+            spec: five cron fields, ``@daily`` and the like, or ``@every 1h30m``, in UTC unless it begins
+                with ``CRON_TZ=Zone``.
+            job: one payload. Another payload, or another spec, is another schedule.
+
+        Raises:
+            ErrScheduleFailed: if *spec* means nothing, *job* is no payload, or it can't be recorded.
+                Nothing is recorded then.
+        """
+        if self._stopped:
+            raise ErrScheduleFailed("this queue was shut down; create another one")
+        cron = parse_spec(spec)
+        try:
+            takes = payload_type(type(job))
+            schedule = Schedule(cron, takes, takes.encode(job))
+        except ErrInvalidJobType as error:
+            raise ErrScheduleFailed(str(error)) from error
+        try:
+            self._declare(schedule)
+        except Exception as error:  # of psycopg2 or of the source
+            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {headline(error)}") from error
+        self._begin_soon()
+
+    def start(self) -> None:
+        """Begin to work now, without waiting for more functions; a second call does nothing.
+
+        Workers start when there is a function. What fails is logged and tried again.
+
+        Raises:
+            ErrStartFailed: after shutdown().
+        """
+        if self._stopped:
+            raise ErrStartFailed("this queue was shut down; create another one")
+        self._conductor.carry_out(self._start)
+        self._conductor.carry_out(self._tick)
+
+    def shutdown(self, timeout: float | None = None) -> bool:
+        """Let running jobs finish, take no new ones, fire no schedule, and wait for the end.
+
+        May be called again, and from any thread. From a JobFunc or a signal handler it can't wait and
+        doesn't. Mirrors Go's ``Shutdown``, with a timeout that works.
+
+        Args:
+            timeout: how many seconds to wait at the most; None waits as long as it takes.
+
+        Returns:
+            Whether all jobs have ended. Those that still run are named in the log.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._stopped = True
+        self._conductor.stop()
+        running = running_job.get()
+        if in_signal_handler() or (running is not None and running.queue is self):
+            self._ask_workers_to_stop()
+            return False
+        self._conductor.join(timeout)
+        return self._stop_workers(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+    @abstractmethod
+    def _store(self, drafts: list[Job], tx: object) -> list[int]:
+        """Store all *drafts* or none, in *tx* if it isn't None, and return their ids."""
+
+    @abstractmethod
+    def _declare(self, schedule: Schedule) -> None:
+        """Let *schedule* fire from now on, when _tick() is called."""
+
+    @abstractmethod
+    def _tick(self) -> float | None:
+        """Fire the schedules that are due; return in how many seconds the next one is."""
+
+    @abstractmethod
+    def _start_workers(self) -> None:
+        """Work jobs from now on."""
+
+    @abstractmethod
+    def _ask_workers_to_stop(self) -> None:
+        """Let workers begin nothing more; waits for nobody, since a signal handler may call it."""
+
+    @abstractmethod
+    def _stop_workers(self, timeout: float | None) -> bool:
+        """Work no more jobs; return whether all that were running ended within *timeout* seconds."""
+
+    def _begin_soon(self) -> None:
+        """See to what is new: at once if the queue works already, otherwise when nothing more has come for a while."""
+        after = 0.0 if self._working else self._options.poll_interval
+        self._conductor.carry_out(self._start, after)
+        self._conductor.carry_out(self._tick, after)
+
+    def _start(self) -> None:
+        if not self._working and self._functions.job_types:
+            self._start_workers()
+            self._working = True
+            if self._stopped:  # by a JobFunc or a signal handler, which didn't wait
+                self._ask_workers_to_stop()
+
+    def _check_job_options(self, priority: int, run_at: datetime | None) -> None:
+        try:
+            insert_params(Job("any", None, self._options.queue, priority, run_at))
+        except ErrInvalidJob as error:
+            raise ErrInvalidJobOpt(str(error)) from error
+
+    def _document(self, takes: PayloadType, data: Any) -> dict[str, Any]:
+        """Return what is stored of a payload that is *data*, with what surrounds it here and now."""
+        ctx = PersistenceCTXPayload(current_user.get() or "", carrier())
+        return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
+
+    def _job_of(self, schedule: Schedule) -> Job:
+        """Return the job of one tick."""
+        return Job(schedule.takes.name, self._document(schedule.takes, schedule.document), self._options.queue, 0)

@@ -1,0 +1,79 @@
+"""Running a job: its JobFunc is found, gets its payload and its context, and its failures have one shape."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import Any
+
+from qg.failures import PlainFailure, headline
+from qg.handlers import finish, unknown_type
+from qg.job import Job
+from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, RunningJob, current_tx, current_user, running_job
+from qg.jobs.envelope import PersistencePayload
+from qg.jobs.errors import ErrJobFuncFailed
+from qg.jobs.functions import Function, Functions
+from qg.locks import Logger
+from qg.verdicts import Discard, Reschedule
+
+__all__ = ["read_envelope", "run_job_func"]
+
+
+def read_envelope(job: Job) -> PersistencePayload | None:
+    """Return what is stored of *job*, None if this package didn't store it."""
+    try:
+        return PersistencePayload.read(job.args)
+    except ValueError:
+        return None
+
+
+def run_job_func(
+    functions: Functions,
+    job: Job,
+    envelope: PersistencePayload | None,
+    running: RunningJob,
+    logger: Logger,
+    tx: Any,
+) -> None:
+    """Run the JobFunc for *job* to its end.
+
+    Args:
+        functions: where the JobFunc is.
+        job: what is to be done.
+        envelope: what read_envelope() gave.
+        running: what enqueue() finds in the JobFunc.
+        logger: to be told the job's id and type.
+        tx: the job's transaction.
+
+    Raises:
+        PlainFailure: if there is no function for it.
+        Reschedule, Discard: as the JobFunc raises them.
+        ErrJobFuncFailed: if it raises anything else; that is the cause.
+    """
+    function = functions.get(job.type)
+    if function is None:
+        raise unknown_type(job)
+    try:
+        if envelope is None:
+            raise ValueError("its args are none that qg.jobs stores: there is no jobData in them")
+        payload = function.takes.decode(envelope.job_data)
+        context = Context(
+            job_id=str(job.id),
+            queue=job.queue,
+            run_count=job.error_count,
+            tx=tx,
+            user_id=envelope.ctx.user_id or None,
+            logger=JobLogger(logger, {"job_id": job.id, "job_type": job.type}),
+        )
+        copy_context().run(_call, function, context, payload, running)
+    except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit and CancelledError too: they end the job
+        raise ErrJobFuncFailed(headline(error)) from error
+
+
+def _call(function: Function, context: Context, payload: Any, running: RunningJob) -> None:
+    CTX_JOB_ID.set(context.job_id)
+    current_user.set(context.user_id)
+    current_tx.set(None)
+    running_job.set(running)
+    finish(function.call(context, payload))

@@ -1,0 +1,247 @@
+"""The tables of qg.jobs: their statements, creating them, keeping them small."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+from importlib import resources
+from typing import Any
+
+from qg.connections import source_from, transaction
+from qg.errors import ErrInvalidOption, ErrTable
+from qg.session import Session
+from qg.tables import Statement
+
+__all__ = [
+    "ADVANCE_SCHEDULE",
+    "BEGIN_ATTEMPT",
+    "CLOCK",
+    "END_ATTEMPT",
+    "FIND_SCHEDULE",
+    "INSERT_ATTEMPT",
+    "INSERT_SCHEDULE",
+    "INSERT_TICK",
+    "LOCK_DUE_SCHEDULE",
+    "NOTE_JOB_OF_TICK",
+    "REPORT_POOL",
+    "SECONDS_UNTIL_TICKS",
+    "migrate",
+    "prune_history",
+    "prune_ticks",
+    "require_tables",
+]
+
+# A time as JSON is written in ISO 8601 whatever the session's DateStyle is.
+_CLOCK = "to_json(clock_timestamp()) #>> '{}'"
+
+CLOCK = Statement(f"SELECT {_CLOCK}")
+
+BEGIN_ATTEMPT = Statement(f"SAVEPOINT qg_job; SELECT {_CLOCK}")
+
+INSERT_ATTEMPT = Statement(
+    """
+INSERT INTO qg_jobs_history
+    (job_id, job_type, queue, priority, run_at, args, run_count, run_error, success, started_at, finished_at)
+VALUES (
+    $1::bigint, $2::text, $3::text, $4::smallint, $5::timestamptz, $6::json, $7::integer, $8::text, $9::boolean,
+    coalesce($10::timestamptz, clock_timestamp()), clock_timestamp()
+)
+RETURNING id
+"""
+)
+
+END_ATTEMPT = Statement(f"RELEASE SAVEPOINT qg_job; {INSERT_ATTEMPT.text}")
+
+# Rows of pools that nobody has seen for a day go with it.
+REPORT_POOL = Statement(
+    """
+WITH given (id, queue, workers, git_hash, job_types) AS (
+    VALUES ($1::text, $2::text, $3::integer, $4::text, $5::text[])
+), gone AS (
+    DELETE FROM qg_jobs_worker_pool
+    WHERE updated_at < now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
+)
+INSERT INTO qg_jobs_worker_pool (id, queue, workers, git_hash, job_types)
+SELECT id, queue, workers, git_hash, job_types FROM given
+ON CONFLICT (id) DO UPDATE
+SET queue = excluded.queue, workers = excluded.workers, git_hash = excluded.git_hash,
+    job_types = excluded.job_types, updated_at = now()
+RETURNING id
+"""
+)
+
+FIND_SCHEDULE = Statement(
+    """
+SELECT id FROM qg_jobs_schedule
+WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text AND md5(args::text) = md5($4::text)
+"""
+)
+
+# For one that isn't known: of a row that somebody is firing, ON CONFLICT waits for their commit.
+INSERT_SCHEDULE = Statement(
+    """
+INSERT INTO qg_jobs_schedule (queue, spec, job_type, args, next_tick_at)
+VALUES ($1::text, $2::text, $3::text, $4::json, $5::timestamptz)
+ON CONFLICT (queue, spec, job_type, md5(args::text)) DO NOTHING
+RETURNING id
+"""
+)
+
+SECONDS_UNTIL_TICKS = Statement(
+    """
+SELECT id, extract(epoch FROM next_tick_at - clock_timestamp())::float8
+FROM qg_jobs_schedule
+WHERE id = ANY ($1::bigint[])
+"""
+)
+
+# Only one process at a time fires a schedule; the others don't wait for it. If it freezes in
+# mid-transaction, the server ends its session, so that they can.
+LOCK_DUE_SCHEDULE = Statement(
+    f"""
+SET LOCAL idle_in_transaction_session_timeout = '10s';
+SELECT to_json(next_tick_at) #>> '{{}}', {_CLOCK}
+FROM qg_jobs_schedule
+WHERE id = $1::bigint AND next_tick_at <= clock_timestamp()
+FOR UPDATE SKIP LOCKED
+"""
+)
+
+INSERT_TICK = Statement(
+    """
+INSERT INTO qg_jobs_tick (schedule, tick_at) VALUES ($1::bigint, $2::timestamptz)
+ON CONFLICT DO NOTHING
+RETURNING true
+"""
+)
+
+NOTE_JOB_OF_TICK = Statement(
+    """
+UPDATE qg_jobs_tick SET job_id = $1::bigint WHERE schedule = $2::bigint AND tick_at = $3::timestamptz
+RETURNING true
+"""
+)
+
+ADVANCE_SCHEDULE = Statement(
+    """
+UPDATE qg_jobs_schedule
+SET last_tick_at = $1::timestamptz, next_tick_at = $2::timestamptz, updated_at = now()
+WHERE id = $3::bigint
+RETURNING true
+"""
+)
+
+_MISSING = Statement(
+    """
+SELECT name
+FROM unnest(ARRAY['qg_jobs_history', 'qg_jobs_worker_pool', 'qg_jobs_schedule', 'qg_jobs_tick']) AS name
+WHERE to_regclass(name) IS NULL
+"""
+)
+
+# Of two limits that are both given, each takes its rows.
+_OLD_ATTEMPTS = """
+finished_at < now() - %(seconds)s::float8 * interval '1 second'
+OR id <= (SELECT id FROM qg_jobs_history ORDER BY id DESC OFFSET coalesce(%(keep)s, 9223372036854775807) LIMIT 1)
+"""
+
+_PRUNE_HISTORY = f"DELETE FROM qg_jobs_history WHERE {_OLD_ATTEMPTS}"
+
+_PRUNE_PAYLOADS = f"""
+UPDATE qg_jobs_history SET args = NULL, pruned_at = now() WHERE pruned_at IS NULL AND ({_OLD_ATTEMPTS})
+"""
+
+_PRUNE_TICKS = """
+WITH numbered AS (
+    SELECT schedule, tick_at, row_number() OVER (PARTITION BY schedule ORDER BY tick_at DESC) AS number
+    FROM qg_jobs_tick
+)
+DELETE FROM qg_jobs_tick AS tick
+USING numbered
+WHERE tick.schedule = numbered.schedule AND tick.tick_at = numbered.tick_at
+  AND (tick.tick_at < now() - %(seconds)s::float8 * interval '1 second' OR number > %(keep)s::bigint)
+"""
+
+
+def migrate(source: object) -> None:
+    """Create the tables of qg.jobs in the current schema, unless they are there already.
+
+    One transaction on a connection of *source*. Drops nothing; may be run twice, and by several
+    processes at once. The table of the jobs themselves is :func:`qg.migrate`'s.
+
+    Args:
+        source: a DSN, a psycopg2 pool, a SQLAlchemy engine, or a callable that connects.
+
+    Raises:
+        ErrUnusable: if *source* is of no known kind.
+        psycopg2.Error: if the database can't be reached, or doesn't let us.
+    """
+    _change(source, resources.files(__package__).joinpath("tables.sql").read_text(encoding="utf-8"))
+
+
+def prune_history(
+    source: object, *, older_than: timedelta | None = None, keep: int | None = None, payloads_only: bool = False
+) -> int:
+    """Delete attempts from the history, and return how many.
+
+    One transaction on a connection of *source*.
+
+    Args:
+        source: as in migrate().
+        older_than: those that finished longer ago than this.
+        keep: those beyond so many of the newest.
+        payloads_only: keep their rows, but without args; pruned_at says when.
+
+    Raises:
+        ErrInvalidOption: if neither limit is given, or one is negative.
+        psycopg2.Error: if the database can't be reached.
+    """
+    return _change(source, _PRUNE_PAYLOADS if payloads_only else _PRUNE_HISTORY, _limits(older_than, keep))
+
+
+def prune_ticks(source: object, *, older_than: timedelta | None = None, keep: int | None = None) -> int:
+    """Delete ticks that have fired, and return how many. No schedule fires one of them again.
+
+    One transaction on a connection of *source*.
+
+    Args:
+        source: as in migrate().
+        older_than: those that were due longer ago than this.
+        keep: those beyond so many of the newest of each schedule.
+
+    Raises:
+        ErrInvalidOption: if neither limit is given, or one is negative.
+        psycopg2.Error: if the database can't be reached.
+    """
+    return _change(source, _PRUNE_TICKS, _limits(older_than, keep))
+
+
+def require_tables(session: Session) -> None:
+    """See that all tables are there.
+
+    Raises:
+        ErrTable: if one isn't.
+    """
+    missing = [name for (name,) in session.run(_MISSING)]
+    if missing:
+        raise ErrTable(
+            f"there is no table {missing[0]} in this connection's search_path; create it with qg.jobs.migrate(source)"
+        )
+
+
+def _change(source: object, sql: str, params: dict[str, Any] | None = None) -> int:
+    with closing(source_from(source)) as origin, transaction(origin) as cur:
+        cur.execute(sql, params)
+        changed = cur.rowcount
+        cur.connection.commit()
+    return changed
+
+
+def _limits(older_than: timedelta | None, keep: int | None) -> dict[str, Any]:
+    if older_than is None and keep is None:
+        raise ErrInvalidOption("give older_than= or keep=, so that it is clear what may go")
+    if older_than is not None and not (isinstance(older_than, timedelta) and older_than >= timedelta(0)):
+        raise ErrInvalidOption(f"older_than must be a timedelta of 0 or more, not {older_than!r}")
+    if keep is not None and not (isinstance(keep, int) and not isinstance(keep, bool) and 0 <= keep < 2**63):
+        raise ErrInvalidOption(f"keep must be a number of rows, 0 or more, not {keep!r}")
+    return {"seconds": None if older_than is None else older_than.total_seconds(), "keep": keep}
