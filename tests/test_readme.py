@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ def test_every_python_block_runs_in_turn(
     monkeypatch.setattr(signal, "pause", lambda: eventually(lambda: database.count() == 0))
     monkeypatch.setattr(logging, "basicConfig", lambda level: None)
     try:
-        program: dict[str, Any] = {
-            "__name__": "readme",
-        }
+        # The fields of a payload are found by its class's module.
+        monkeypatch.setitem(sys.modules, "readme", module := types.ModuleType("readme"))
+        program = vars(module)
         for block in blocks("python"):
             if "WorkerPool" in block:
                 program["client"].enqueue(qg.Job("GreetUser", [8], queue="mail"))
             exec(compile(block.replace("postgresql:///app", database.dsn), "README.md", "exec"), program)
         program["conn"].close()
+        program["queue"].start()
+        welcomed = "SELECT success FROM qg_jobs_history WHERE job_type = 'readme.Welcome'"
+        eventually(lambda: database.query(welcomed) == [(True,)])
+        assert program["queue"].shutdown()
         greeted = database.query("SELECT id FROM users WHERE greeted ORDER BY id")
         assert greeted == [(7,), (8,)]
         assert capsys.readouterr().out.startswith("mail GreetUser 2 0 0 ")
@@ -52,6 +57,7 @@ def test_every_python_block_runs_in_turn(
     finally:
         signal.signal(signal.SIGTERM, before)
         database.query("DROP TABLE users")
+        database.query("DELETE FROM qg_jobs_history WHERE job_type = 'readme.Welcome'")
 
 
 def test_the_commands_are_those_that_ci_runs() -> None:
