@@ -81,8 +81,8 @@ def test_a_statement_is_prepared_called_and_written_out() -> None:
     statement = Statement("SELECT $1::int, $2::text", name="que_example")
     assert statement.prepare_sql == "PREPARE que_example AS SELECT $1::int, $2::text"
     assert statement.call_sql == "EXECUTE que_example(%s, %s)"
-    assert statement.plain_sql == "SELECT %s::int, %s::text"
-    assert Statement("SELECT $1::int").call_sql == "SELECT %s::int"
+    assert statement.plain_sql == "SELECT (%s)::int, (%s)::text"
+    assert Statement("SELECT $1::int").call_sql == "SELECT (%s)::int"
 
 
 @pytest.mark.parametrize(

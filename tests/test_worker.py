@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, Network, backend_pid, eventually
+from support import Database, Network, UntilEmpty, backend_pid, eventually
 
 import qg
 from qg.batch import Batch
@@ -724,3 +724,21 @@ def test_the_worker_works_its_own_queue(client: qg.Client, database: Database) -
     assert worker.work_one() is True
     assert worker.work_one() is False
     assert database.value("SELECT queue FROM que_jobs") == ""
+
+
+@pytest.mark.parametrize("priority", [-32768, 32767])
+def test_a_job_of_the_outermost_priority_goes_all_the_way_in_every_manner(
+    client: qg.Client, database: Database, priority: int
+) -> None:
+    with database.connect() as conn:
+        client.enqueue_in_tx(qg.Job("MyJob", priority=priority), conn)
+    conn.close()
+    client.enqueue_batch([qg.Job("MyJob", priority=priority), qg.Job("Fails", priority=priority)])
+    assert qg.Worker(client, {"MyJob": lambda job: None}).work_one()
+
+    def write(job: qg.Job) -> None:
+        with job.tx.cursor() as cur:
+            cur.execute("SELECT 1")
+
+    UntilEmpty(client, {"MyJob": write}).work()
+    assert [row[1:3] for row in database.jobs()] == [("Fails", 1)]

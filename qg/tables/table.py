@@ -116,7 +116,8 @@ class Statement:
     @cached_property
     def plain_sql(self) -> str:
         """The statement with DB-API parameters, for a connection where nothing is prepared."""
-        return re.sub(r"\$\d+", "%s", self.text)
+        # In brackets, since drivers write a parameter as it stands: of -32768::smallint only 32768 is cast.
+        return re.sub(r"\$\d+", "(%s)", self.text)
 
     @cached_property
     def call_sql(self) -> str:
