@@ -1,12 +1,20 @@
-"""What is written down about a failure: text that every Que, and every database, can take."""
+"""What becomes of a failure: text that every Que, and every database, can take, and the time of a retry."""
 
 from __future__ import annotations
 
+import logging
+import math
 import traceback
+from typing import Any, TypeAlias
 
+import psycopg2
 from psycopg2.extensions import connection
 
-__all__ = ["PlainFailure", "describe", "headline", "one_line", "storable"]
+from qg.backoff import MAX_SECONDS, Backoff, exponential
+
+__all__ = ["Logger", "PlainFailure", "describe", "headline", "one_line", "seconds_until_retry", "storable"]
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 # As many characters as Ruby Que's tables keep of each from version 4 on.
 _MAX_MESSAGE = 500
@@ -47,8 +55,27 @@ def _trace(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of *error* on one line, for a log or a sentence; psycopg2's have several."""
-    return " ".join(str(error).split())
+    """Return the message of *error* on one line, for a log or a sentence; psycopg2's have several.
+
+    Of the server's errors the message alone: the rest quotes the statement, and values in it.
+    """
+    primary = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
+    return " ".join((primary or str(error)).split())
+
+
+def seconds_until_retry(backoff: Backoff, error_count: int, logger: Logger) -> float:
+    """Return *backoff* for *error_count*, cut to what a timestamp can bear.
+
+    A backoff function that fails is no reason to lose the error: Que's own stands in for it.
+    """
+    try:
+        seconds = float(backoff(error_count))
+        if math.isnan(seconds):
+            raise ValueError("the delay is not a number")
+    except Exception:
+        logger.exception("backoff_failed error_count=%d; using Que's delay instead", error_count)
+        seconds = exponential(error_count)
+    return min(max(seconds, 0.0), float(MAX_SECONDS))
 
 
 def storable(text: str, conn: connection) -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg2
 
-from qg.backoff import MAX_SECONDS, Backoff, exponential
-from qg.failures import one_line, storable
+from qg.backoff import Backoff
+from qg.failures import Logger, one_line, seconds_until_retry, storable
 from qg.session import Session
 from qg.tables import Row, Statement, Table, iso_text
 from qg.verdicts import Reschedule
 
 __all__ = ["LockContext", "LockedRow", "Logger"]
-
-Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 _MAX_ERROR_COUNT = 2**31 - 1
 _RELOCK_PAUSE_SECONDS = (0.01, 0.03, 0.1, 0.3)
@@ -40,18 +36,8 @@ class LockContext:
     _pooler_logged: threading.Event = field(default_factory=threading.Event)
 
     def seconds_until_retry(self, error_count: int) -> float:
-        """Return the backoff for *error_count*, cut to what a timestamp can bear.
-
-        A backoff function that fails is no reason to lose the error: Que's own stands in for it.
-        """
-        try:
-            seconds = float(self.backoff(error_count))
-            if math.isnan(seconds):
-                raise ValueError("the delay is not a number")
-        except Exception:
-            self.logger.exception("backoff_failed error_count=%d; using Que's delay instead", error_count)
-            seconds = exponential(error_count)
-        return min(max(seconds, 0.0), float(MAX_SECONDS))
+        """Return the backoff for *error_count*."""
+        return seconds_until_retry(self.backoff, error_count, self.logger)
 
     def log_pooler(self, job_id: int) -> None:
         """Say once what it means that a session doesn't hold the lock it took."""
@@ -266,12 +252,16 @@ class LockedRow:
     def _anew(self) -> Iterator[None]:
         """Roll back what is open; what the block writes, and what is written along, are committed together."""
         self._abandon_transaction()
-        if self.along is None:
-            yield
-            return
-        self.session.run_in_transaction(*self.along)
+        if self.along is not None:
+            try:
+                self.session.run_in_transaction(*self.along)
+            except psycopg2.Error as trouble:
+                # A retry that can't be told of is better than none.
+                self._context.logger.error("attempt_unrecorded id=%d: %s", self.row.id, one_line(trouble))
+                self.session.rollback()
         yield
-        self.session.commit()
+        if self.session.in_transaction:
+            self.session.commit()
 
     def _abandon_transaction(self) -> None:
         self._deleted_in = None

@@ -50,14 +50,8 @@ def run_demo(path: Path, dsn: str | None, workers: int) -> None:
     except KeyboardInterrupt:
         raise _Ended("stopped; what the demo had set up was removed", 130) from None
     except (QgError, psycopg2.Error, OSError) as error:
-        raise _Ended(_sentence(error), 2) from error
+        raise _Ended(one_line(error), 2) from error
     sys.exit(0 if complete else 1)
-
-
-def _sentence(error: Exception) -> str:
-    # Of the server's errors the message alone: the rest quotes our statement.
-    primary = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    return primary or one_line(error)
 
 
 class _Ended(click.ClickException):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -34,15 +35,16 @@ class Attempt:
     something fails, it rolls everything back, and writes what record() says together with the retry.
     """
 
-    def __init__(self, job: Job, telemetry: Telemetry) -> None:
+    def __init__(self, job: Job, telemetry: Telemetry, logger: Logger) -> None:
         self._job = job
         self._row = cast("Row", job._row)  # a locked job has one
         self._envelope = read_envelope(job)
-        self._run = Run(telemetry, job, self._envelope.ctx.carrier if self._envelope else {})
+        self._logger = logger
+        self._run = Run(telemetry, job, self._envelope.ctx.carrier if self._envelope else {}, logger)
         self._started_at: str | None = None
         job._observer = self
 
-    def run(self, functions: Functions, queue: object, logger: Logger) -> None:
+    def run(self, functions: Functions, queue: object) -> None:
         """Run the JobFunc and write the history, on the job's connection, in a transaction that is left open.
 
         Raises:
@@ -54,11 +56,14 @@ class Attempt:
             cur.execute(BEGIN_ATTEMPT.plain_sql)
             ((self._started_at,),) = cur.fetchall()
         with self._run.current():
-            run_job_func(functions, self._job, self._envelope, RunningJob(queue, tx), logger, tx)
+            run_job_func(functions, self._job, self._envelope, RunningJob(queue, tx), self._logger, tx)
         with plain_cursor(tx) as cur:
             try:
                 cur.execute(END_ATTEMPT.plain_sql, self._history(None))
-            except psycopg2.errors.InvalidSavepointSpecification as error:
+            except (
+                psycopg2.errors.InvalidSavepointSpecification,
+                psycopg2.errors.NoActiveSqlTransaction,
+            ) as error:
                 raise ErrJobFuncFailed(
                     "it ended the transaction of its job; leave commit() and rollback() to the queue, "
                     "or use a connection of your own"
@@ -81,7 +86,9 @@ class Attempt:
     def _history(self, run_error: str | None) -> tuple[Any, ...]:
         row, args = self._row, self._row.args
         if self._envelope is not None:
-            args = json.dumps(msgspec.structs.replace(self._envelope, git_hash_processed=git_hash()).to_builtins())
+            processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
+            with suppress(ValueError):  # a number beyond Python's stays as it is
+                args = json.dumps(processed.to_builtins(), allow_nan=False)
         return (
             row.id,
             row.type,

@@ -14,6 +14,9 @@ from qg.locks import Logger
 
 __all__ = ["Conductor", "Duty"]
 
+# Some systems can't wait for months.
+_LONGEST_WAIT_SECONDS = 86_400.0
+
 Duty = Callable[[], "float | None"]
 """Does something, and returns in how many seconds it is due again; None means not any more."""
 
@@ -57,10 +60,12 @@ class Conductor:
         self._stopping = True
         self._wakeups.put(None)
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the thread has ended, but no longer than *timeout* seconds."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has ended, but no longer than *timeout* seconds; return whether it has."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -79,7 +84,7 @@ class Conductor:
             duty = min(self._due, key=self._due.__getitem__)
             seconds = self._due[duty] - time.monotonic()
             if seconds > 0:
-                return None, seconds
+                return None, min(seconds, _LONGEST_WAIT_SECONDS)
             del self._due[duty]
             return duty, None
 

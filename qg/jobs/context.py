@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Any
 
 from psycopg2.extensions import connection
 
+from qg.errors import ErrInvalidOption
 from qg.locks import Logger
 
 __all__ = [
@@ -36,6 +38,24 @@ current_user: ContextVar[str | None] = ContextVar("qg.jobs.user", default=None)
 """Whose request it is."""
 
 
+class _Line(str):
+    """A message with the job behind it, into whose first part alone logging fills the arguments."""
+
+    def __new__(cls, message: Any, job: str) -> _Line:
+        line = super().__new__(cls, f"{message} {job}")
+        line._parts = (str(message), job)
+        return line
+
+    _parts: tuple[str, str]
+
+    def __str__(self) -> str:
+        return self
+
+    def __mod__(self, arguments: Any) -> str:
+        message, job = self._parts
+        return f"{message % arguments} {job}"
+
+
 class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no parameters at run time in Python 3.10
     """Adds the job's id and type to each line, and to each record as ``job_id`` and ``job_type``."""
 
@@ -43,20 +63,30 @@ class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no p
         """Return *msg* with the job's id and type behind it."""
         job = dict(self.extra or {})
         kwargs["extra"] = {**(kwargs.get("extra") or {}), **job}
-        return f"{msg} " + " ".join(f"{key}={value}" for key, value in job.items()).replace("%", "%%"), kwargs
+        return _Line(msg, " ".join(f"{key}={value}" for key, value in job.items())), kwargs
 
 
-@dataclass(frozen=True)
 class RunningJob:
     """The job that is running here.
+
+    A context can outlive its job, in a thread for instance that the JobFunc left behind: whoever
+    uses *tx* holds the *mutex* meanwhile, and only does so while the job isn't *over*.
 
     Attributes:
         queue: the queue object that runs it.
         tx: what that queue stores jobs in if they are to live and die with the running one.
     """
 
-    queue: object
-    tx: Any
+    def __init__(self, queue: object, tx: Any) -> None:
+        self.queue = queue
+        self.tx = tx
+        self.mutex = threading.RLock()
+        self.over = False
+
+    def end(self) -> None:
+        """Note that the JobFunc has returned."""
+        with self.mutex:
+            self.over = True
 
 
 running_job: ContextVar[RunningJob | None] = ContextVar("qg.jobs.running", default=None)
@@ -115,7 +145,12 @@ def user(user_id: str) -> Iterator[None]:
     """Within the block, jobs are enqueued on behalf of *user_id*, which their JobFunc finds in its context.
 
     It holds for this thread or coroutine.
+
+    Raises:
+        ErrInvalidOption: if *user_id* is no string, or an empty one.
     """
+    if not isinstance(user_id, str) or not user_id:
+        raise ErrInvalidOption(f"a user id must be a non-empty string, not {user_id!r}; write a number as str(number)")
     token = current_user.set(user_id)
     try:
         yield

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -24,18 +25,36 @@ _SHORTHANDS = {
     "@hourly": "0 * * * *",
 }
 
-_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
-_RANGES = ("0-59", "0-23", "1-31", "1-12", "0-6")
-_NAMES = (
-    "",
-    "",
-    "",
-    "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC",
-    "SUN|MON|TUE|WED|THU|FRI|SAT",
+_MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
+_WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
+
+
+class _Field(NamedTuple):
+    name: str
+    first: int
+    last: int
+    names: list[str]
+
+    def number(self, text: str) -> int | None:
+        """Return the number that *text* is or names; None if it is out of range."""
+        if text in self.names:
+            return self.first + self.names.index(text)
+        number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else -1
+        # Sunday is 0 and 7.
+        return number if self.first <= number <= self.last or (self.names is _WEEKDAYS and number == 7) else None
+
+
+_FIELDS = (
+    _Field("minute", 0, 59, []),
+    _Field("hour", 0, 23, []),
+    _Field("day-of-month", 1, 31, []),
+    _Field("month", 1, 12, _MONTHS),
+    _Field("day-of-week", 0, 6, _WEEKDAYS),
 )
 
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_UNIT = r"(\d+\.?\d*|\.\d+)(h|ms|m|s|us|µs|ns)"
+_UNIT = r"([0-9]+\.?[0-9]*|\.[0-9]+)(h|ms|m|s|us|µs|ns)"
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _LONGEST = timedelta(days=366 * 100)
 
 
@@ -81,8 +100,8 @@ def parse_spec(spec: str) -> Cron:
             f"the spec {spec!r} has {len(fields)} fields instead of five (minute hour day-of-month month day-of-week) "
             "and is none of the @ words"
         )
-    expression = " ".join(_field(spec, number, text) for number, text in enumerate(fields))
-    return Cron(spec, _calendar(spec, expression, zone))
+    expression = [_meant(spec, field, text.upper()) for field, text in zip(_FIELDS, fields, strict=True)]
+    return Cron(spec, _calendar(spec, _without_impossible_day(expression), zone))
 
 
 def _every(interval: timedelta) -> Callable[[datetime, datetime], datetime]:
@@ -95,11 +114,14 @@ def _every(interval: timedelta) -> Callable[[datetime, datetime], datetime]:
 
 def _calendar(spec: str, expression: str, zone: tzinfo) -> Callable[[datetime, datetime], datetime]:
     def after(tick: datetime, now: datetime) -> datetime:
-        # A clock that was put back doesn't repeat ticks.
-        return next(CronSim(expression, max(tick, now).astimezone(zone))).astimezone(timezone.utc)
+        # A clock that was put back doesn't repeat ticks. Cronsim knows no second 2:30 in the night
+        # in which the hour from two to three comes twice, and so it may begin with the first one.
+        last = max(tick, now)
+        ticks = (each.astimezone(timezone.utc) for each in CronSim(expression, last.astimezone(zone)))
+        return next(each for each in ticks if each > last)
 
     try:
-        after(datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2000, 1, 1, tzinfo=timezone.utc))
+        after(_LONG_AGO, _LONG_AGO)
     except CronSimError as error:
         raise ErrScheduleFailed(f"the spec {spec!r} can't be: {str(error).lower()}") from error
     except StopIteration:
@@ -107,25 +129,46 @@ def _calendar(spec: str, expression: str, zone: tzinfo) -> Callable[[datetime, d
     return after
 
 
-def _field(spec: str, number: int, text: str) -> str:
-    """Return a field as cronsim takes it to mean what it says here."""
-    return ",".join(_term(spec, number, term) for term in text.upper().split(","))
+def _meant(spec: str, field: _Field, text: str) -> str:
+    """Return what *text* means for *field*, as cronsim writes it."""
+    terms = [_term(spec, field, term) for term in text.split(",")]
+    return "*" if "*" in terms else ",".join(terms)
 
 
-def _term(spec: str, number: int, term: str) -> str:
-    value = rf"(?:\d+|{_NAMES[number]})" if _NAMES[number] else r"\d+"
-    found = re.fullmatch(rf"(?P<any>[*?])(?:/(?P<every>\d+))?|(?P<start>{value})(?:-{value})?(?:/\d+)?", term)
-    if found is None:
-        raise ErrScheduleFailed(f"the spec {spec!r} has {term!r} for {_FIELDS[number]}, which means nothing")
-    if found["every"]:
-        # Cronsim takes a day field that begins with * for unrestricted, as Debian does; */2 restricts.
-        return f"{_RANGES[number]}/{found['every']}"
-    if found["any"]:
+def _term(spec: str, field: _Field, term: str) -> str:
+    found = re.fullmatch(r"(?:[*?]|([0-9A-Z]+)(?:-([0-9A-Z]+))?)(?:/([0-9]{1,9}))?", term)
+    start, end, step = found.groups() if found else ("", "", "")
+    first = field.first if start is None else field.number(start)
+    if end is not None:
+        last = field.number(end)
+    elif start is None or step is not None:
+        last = field.last
+        first = 0 if (first, last) == (7, 6) else first  # Sunday
+    else:
+        last = first
+    if first is None or last is None or first > last or step == "0" * len(step or "-"):
+        raise ErrScheduleFailed(f"the spec {spec!r} has {term!r} for the {field.name}, which means nothing")
+    if start is None and int(step or 1) == 1:
         return "*"
-    if _FIELDS[number] == "day of week" and "/" in term and "-" not in term:
-        # Sunday is 0 and 7, but a walk from Monday ends on Saturday.
-        return term.replace("/", "-6/").replace("7-6", "0-6")
-    return term
+    # Cronsim takes a range of one value with a step for one without an end, and a day that begins
+    # with * for any, as Debian does; */2 doesn't mean any day.
+    if first == last:
+        return str(first)
+    return f"{first}-{last}/{int(step or 1)}"
+
+
+def _without_impossible_day(expression: list[str]) -> str:
+    """Return *expression* in one, without a day of month that can't be where the day of week is enough.
+
+    Cronsim before 2.8 refuses such a day.
+    """
+    minute, hour, day, month, weekday = expression
+    if weekday != "*" and day != "*" and min(int(each) for each in re.findall(r"(?:^|,)([0-9]+)", day)) > 29:
+        try:
+            CronSim(f"0 0 {day} {month} *", _LONG_AGO)
+        except CronSimError:
+            day = "*"
+    return f"{minute} {hour} {day} {month} {weekday}"
 
 
 def _zone(spec: str, name: str) -> tzinfo:

@@ -43,14 +43,19 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
 
     @classmethod
     def read(cls, args: Any) -> PersistencePayload:
-        """Return what *args*, decoded JSON, stand for. Go writes null for what is empty.
+        """Return what *args*, decoded JSON, stand for.
+
+        What can't be read of the context is left out: it costs the trace, not the job.
 
         Raises:
             ValueError: if that is no job of this package; names the field that is missing or wrong.
         """
-        if isinstance(args, dict) and isinstance(ctx := args.get("ctx"), dict) and ctx.get("carrier", {}) is None:
-            args = {**args, "ctx": {**ctx, "carrier": {}}}
-        return msgspec.convert(args, cls)
+        if isinstance(args, dict):
+            args = {**args, "ctx": _readable_context(args.get("ctx"))}
+        try:
+            return msgspec.convert(args, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"the args are none that qg.jobs stores: {error}") from None
 
     def to_builtins(self) -> dict[str, Any]:
         """Return it as JSON values, the keys in their order."""
@@ -58,9 +63,21 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
         return builtins
 
 
+def _readable_context(ctx: Any) -> dict[str, Any]:
+    ctx = ctx if isinstance(ctx, dict) else {}
+    user_id, carrier = ctx.get("userId"), ctx.get("carrier")
+    return {
+        "userId": user_id if isinstance(user_id, str) else "",
+        "carrier": {key: value for key, value in carrier.items() if isinstance(value, str)}
+        if isinstance(carrier, dict)
+        else {},
+    }
+
+
 @cache
 def git_hash() -> str:
-    """Return the version of the running program: GIT_HASH, otherwise its checkout's commit, otherwise "unknown"."""
+    """Return the version of the running program: GIT_HASH, otherwise the commit of the checkout in
+    the working directory, otherwise "unknown"."""
     if given := os.environ.get("GIT_HASH"):
         return given
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import types
@@ -66,7 +67,7 @@ class Functions:
 def _checked(fn: Any) -> Function:
     if not callable(fn) or isinstance(fn, type):
         raise ErrInvalidJobFunc(f"a JobFunc must be a function that takes (context, payload), not {fn!r}")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in (fn, fn.__call__)):
         raise ErrInvalidJobFunc(f"{_name(fn)} is a generator, which nobody would run: it has a yield")
     try:
         parameters = list(inspect.signature(fn).parameters.values())
@@ -74,6 +75,8 @@ def _checked(fn: Any) -> Function:
         second = parameters[1]
     except (TypeError, ValueError, IndexError) as error:
         raise ErrInvalidJobFunc(f"{_name(fn)} must take two arguments, (context, payload): {error}") from error
+    if second.kind is inspect.Parameter.VAR_POSITIONAL:
+        raise ErrInvalidJobFunc(f"{_name(fn)} must take two arguments, (context, payload), not any number of them")
     if second.annotation is inspect.Parameter.empty:
         raise ErrInvalidJobFunc(
             f"{_name(fn)}: its second parameter, {second.name}, has no annotation; annotate it with the payload type"
@@ -88,8 +91,8 @@ def _checked(fn: Any) -> Function:
 def _resolved(fn: Any, parameter: inspect.Parameter) -> Any:
     """Return the class that *parameter* is annotated with, which may be written as a string."""
     bare = inspect.unwrap(fn)
-    while hasattr(bare, "func"):  # functools.partial
-        bare = bare.func
+    while isinstance(bare, functools.partial):
+        bare = inspect.unwrap(bare.func)
     if not hasattr(bare, "__globals__"):
         bare = getattr(bare, "__func__", None) or bare.__call__
     annotated = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
-import json
 import logging
 import threading
 import time
@@ -14,16 +14,17 @@ from datetime import datetime, timedelta, timezone
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from qg.backoff import MAX_SECONDS, Backoff, exponential
-from qg.failures import describe, headline
+from qg.backoff import Backoff, exponential
+from qg.failures import describe, headline, seconds_until_retry
 from qg.fields import decode_args, insert_params
 from qg.job import Job
-from qg.jobs.context import RunningJob, current_tx, running_job
-from qg.jobs.errors import ErrEnqueueFailed
+from qg.jobs.context import RunningJob
+from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.queue import Options, RunningQueue, Schedule
 from qg.jobs.running import read_envelope, run_job_func
 from qg.jobs.telemetry import Run, Telemetry
 from qg.locks import Logger
+from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
 
@@ -67,6 +68,8 @@ class MemoryQueue(RunningQueue):
     ) -> None:
         options = Options(queue, poll_interval, pool_size, poll_strategy)
         super().__init__(options, logger or logging.getLogger("qg"), Telemetry(meter_provider, tracer_provider))
+        if not callable(backoff):
+            raise ErrInvalidQueueOpt(f"backoff must be a function from error count to seconds, not {backoff!r}")
         self._backoff = backoff
         self._ids = itertools.count(1)
         # Guards what follows; told of each change. A signal handler may interrupt who holds it.
@@ -83,14 +86,14 @@ class MemoryQueue(RunningQueue):
             Row(next(self._ids), each.queue, each.priority, each.run_at or iso_text(now), each.type, each.args, 0, None)
             for each in map(insert_params, drafts)
         ]
-        running = running_job.get()
-        if tx is None and current_tx.get() is None and running is not None and isinstance(running.queue, MemoryQueue):
-            running.tx.append((self, rows))
+        if isinstance(tx, _Outbox):
+            tx.append((self, rows))
         else:
-            if self._stopped:
-                raise ErrEnqueueFailed("this queue was shut down; create another one")
             self._add(rows)
         return [row.id for row in rows]
+
+    def _shares_transaction_of(self, queue: object) -> bool:
+        return isinstance(queue, MemoryQueue)
 
     def _add(self, rows: list[Row]) -> None:
         with self._changed:
@@ -100,7 +103,7 @@ class MemoryQueue(RunningQueue):
 
     def _declare(self, schedule: Schedule) -> None:
         now = _now().replace(microsecond=0)
-        key = (schedule.cron.spec, schedule.takes.name, json.dumps(schedule.document))
+        key = (schedule.cron.spec, schedule.takes.name, schedule.key)
         with self._changed:
             self._ticks.setdefault(key, (schedule, schedule.cron.after(now, now)))
 
@@ -109,7 +112,9 @@ class MemoryQueue(RunningQueue):
         with self._changed:
             for key, (schedule, tick) in self._ticks.items():
                 if tick <= now:
-                    self._store([self._job_of(schedule)], None)
+                    with self._telemetry.enqueuing():
+                        self._store([self._job_of(schedule)], None)
+                    self._telemetry.count_enqueued([schedule.takes.name], success=True)
                     self._ticks[key] = schedule, schedule.cron.after(tick, now)
             times = [tick for _, tick in self._ticks.values()]
         return max((min(times) - _now()).total_seconds(), 0.0) if times else None
@@ -125,13 +130,16 @@ class MemoryQueue(RunningQueue):
             thread.start()
             self._threads.append(thread)
 
-    def _ask_workers_to_stop(self) -> None:
+    def _ask_workers_to_stop(self, timeout: float | None) -> None:
         with self._changed:
             self._changed.notify_all()
+        if in_signal_handler():
+            atexit.register(self._stop_workers, timeout)
 
     def _stop_workers(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._ask_workers_to_stop()
+        with self._changed:
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         with self._changed:
@@ -167,8 +175,8 @@ class MemoryQueue(RunningQueue):
         job = Job(row.type, decode_args(row.args), row.queue, row.priority, row.due)
         job._row = row
         envelope = read_envelope(job)
-        run = Run(self._telemetry, job, envelope.ctx.carrier if envelope else {})
-        enqueued: list[tuple[MemoryQueue, list[Row]]] = []
+        run = Run(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)
+        enqueued = _Outbox()
         failure: BaseException | None = None
         try:
             with run.current():
@@ -178,6 +186,7 @@ class MemoryQueue(RunningQueue):
         if failure is None:
             for queue, rows in enqueued:
                 queue._add(rows)
+            self._logger.info("job_worked id=%d type=%s", row.id, row.type)
         else:
             self._settle(row, failure)
         run.end(failure)
@@ -193,8 +202,12 @@ class MemoryQueue(RunningQueue):
         else:
             self._logger.error("job_failed id=%d type=%s: %s", row.id, row.type, headline(error), exc_info=error)
             count = row.error_count + 1
-            at = _now() + timedelta(seconds=min(self._backoff(count), MAX_SECONDS))
+            at = _now() + timedelta(seconds=seconds_until_retry(self._backoff, count, self._logger))
             self._add([row._replace(run_at=iso_text(at), error_count=count, last_error=describe(error))])
+
+
+class _Outbox(list["tuple[MemoryQueue, list[Row]]"]):
+    """What a JobFunc has enqueued, to come to be if it succeeds."""
 
 
 def _now() -> datetime:

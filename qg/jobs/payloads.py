@@ -7,10 +7,15 @@ convert themselves.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import math
+import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
@@ -34,7 +39,8 @@ class _Pydantic(Protocol):
 
 
 class _NamedTuple(Protocol):
-    _fields: ClassVar[tuple[str, ...]]
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
 
     def _asdict(self) -> dict[str, Any]: ...
 
@@ -57,7 +63,7 @@ class PayloadType:
     def __init__(self, cls: type, codec: _Codec) -> None:
         self.cls = cls
         self.path = _path(cls)
-        self.name = _own_job_type(cls) or self.path
+        self.name = self.path if "job_type" in codec.fields else _own_job_type(cls) or self.path
         self._codec = codec
 
     def encode(self, payload: Any) -> Any:
@@ -68,12 +74,16 @@ class PayloadType:
         """
         try:
             document = self._codec.encode(payload)
-            back = self.decode(json.loads(json.dumps(document, allow_nan=False)))
-        except (TypeError, ValueError, RecursionError) as error:
+            text = json.dumps(document)
+            back = self.decode(json.loads(text))
+            changed = _difference(payload, back, "")
+            if changed is None and ("NaN" in text or "Infinity" in text):
+                json.dumps(document, allow_nan=False)  # in a set, say, where it wasn't met; or in a text
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ErrInvalidJobType(
-                f"a {self.name} can't be stored as JSON: {error}; use fields whose annotations say what is in them"
-            ) from error
-        changed = _difference(payload, back, "")
+                f"a {self.name} can't be stored as JSON: {_without_value(error)}; "
+                "use fields whose annotations say what is in them"
+            ) from None
         if changed is not None:
             raise ErrInvalidJobType(
                 f"a {self.name} wouldn't come back from JSON as it is: {changed}; "
@@ -81,18 +91,25 @@ class PayloadType:
             )
         return document
 
+    def key(self, payload: Any) -> str:
+        """Return JSON that is the same for equal payloads in every process; sets are sorted there."""
+        plain = self._codec.plain(payload)
+        return json.dumps(msgspec.to_builtins(plain, order="deterministic", str_keys=True, enc_hook=str))
+
     def decode(self, document: Any) -> Any:
         """Return the payload that *document* stands for.
 
         Raises:
             ValueError: if it doesn't fit the class; names the field.
         """
-        known = self._codec.fields
-        if known is not None and isinstance(document, Mapping):
-            unknown = sorted(document.keys() - known)
-            if unknown:
-                raise ValueError(f"the payload has a field `{unknown[0]}`, which {self.path} hasn't (was it renamed?)")
-        return self._codec.decode(document)
+        try:
+            payload = self._codec.decode(document)
+        except msgspec.ValidationError as error:
+            raise ValueError(_without_value(error)) from None
+        lost = _lost_field(document, self._codec.encode(payload), self._codec.fields)
+        if lost is not None:
+            raise ValueError(f"the payload has a field `{lost}`, which {self.path} hasn't (was it renamed?)")
+        return payload
 
 
 # A class is examined once.
@@ -114,7 +131,7 @@ def payload_type(cls: type) -> PayloadType:
 def _examine(cls: type) -> PayloadType:
     try:
         codec = _codec_of(cls)
-    except (TypeError, NameError) as error:
+    except Exception as error:  # whatever evaluating somebody's annotations raises
         raise ErrInvalidJobType(f"{cls.__qualname__} can't be a job, since its fields have no JSON: {error}") from error
     if codec is None:
         raise ErrInvalidJobType(
@@ -142,10 +159,13 @@ def payloads_in(job: object) -> list[Any]:
 
 
 class _Codec(Protocol):
-    # The keys that a stored payload may have; None if decode() itself knows.
-    fields: frozenset[str] | None
+    # The keys that a stored payload may have, even if encode() leaves them out.
+    fields: frozenset[str]
 
     def encode(self, payload: Any) -> Any: ...
+
+    # The same as values that msgspec knows.
+    def plain(self, payload: Any) -> Any: ...
 
     def decode(self, document: Any) -> Any: ...
 
@@ -157,10 +177,13 @@ class _Msgspec:
         self._cls = cls
         msgspec.json.Decoder(cls)  # refuses fields that it couldn't read
         tag = getattr(getattr(cls, "__struct_config__", None), "tag_field", None)
-        self.fields: frozenset[str] | None = frozenset((*fields, tag) if tag else fields)
+        self.fields = frozenset((*fields, tag) if tag else fields)
 
     def encode(self, payload: Any) -> Any:
         return msgspec.to_builtins(payload, str_keys=True)
+
+    def plain(self, payload: Any) -> Any:
+        return payload
 
     def decode(self, document: Any) -> Any:
         return msgspec.convert(document, self._cls, str_keys=True)
@@ -177,10 +200,13 @@ class _ByName:
             [(name, hints.get(name, Any), *([defaults[name]] if name in defaults else [])) for name in cls._fields],
             kw_only=True,
         )
-        self.fields: frozenset[str] | None = frozenset(cls._fields)
+        self.fields = frozenset(cls._fields)
 
     def encode(self, payload: Any) -> Any:
-        return {name: msgspec.to_builtins(value, str_keys=True) for name, value in payload._asdict().items()}
+        return msgspec.to_builtins(self.plain(payload), str_keys=True)
+
+    def plain(self, payload: Any) -> Any:
+        return payload._asdict()
 
     def decode(self, document: Any) -> Any:
         struct = msgspec.convert(document, self._struct, str_keys=True)
@@ -193,11 +219,14 @@ class _ByPydantic:
     def __init__(self, cls: type) -> None:
         from pydantic import TypeAdapter
 
-        self.fields: frozenset[str] | None = None
+        self.fields = _pydantic_names(cls)
         self._adapter: TypeAdapter[Any] = TypeAdapter(cls)
 
     def encode(self, payload: Any) -> Any:
-        return json.loads(self._adapter.dump_json(payload, by_alias=True, round_trip=True))
+        return json.loads(self._adapter.dump_json(payload, by_alias=True, round_trip=True, warnings=False))
+
+    def plain(self, payload: Any) -> Any:
+        return self._adapter.dump_python(payload, by_alias=True, round_trip=True, warnings=False)
 
     def decode(self, document: Any) -> Any:
         from pydantic import ValidationError
@@ -205,8 +234,15 @@ class _ByPydantic:
         try:
             return self._adapter.validate_json(json.dumps(document))
         except ValidationError as error:
-            # Its own message quotes the values, which are nobody's business in a log.
-            raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+            # Its own message quotes the values, too.
+            wrong = (f"{each['loc'][0] if each['loc'] else 'it'}: {each['msg']}" for each in error.errors())
+            raise ValueError("; ".join(wrong)) from None
+
+
+def _pydantic_names(cls: Any) -> frozenset[str]:
+    fields = cls.__pydantic_fields__
+    aliases = (alias for field in fields.values() for alias in (field.alias, field.validation_alias))
+    return frozenset(fields) | frozenset(alias for alias in aliases if isinstance(alias, str))
 
 
 def _codec_of(cls: Any) -> _Codec | None:
@@ -227,12 +263,14 @@ def _own_job_type(cls: type) -> str | None:
     say = getattr(cls, "job_type", None)
     if say is None:
         return None
+    if not callable(say) or inspect.isfunction(inspect.getattr_static(cls, "job_type")):
+        raise ErrInvalidJobType(
+            f"{cls.__qualname__}.job_type can't be called on the class; make it a static or class method"
+        )
     try:
         name = say()
-    except TypeError as error:
-        raise ErrInvalidJobType(
-            f"{cls.__qualname__}.job_type() can't be called on the class: {error}; make it a static or class method"
-        ) from error
+    except Exception as error:  # whatever somebody's method raises
+        raise ErrInvalidJobType(f"{cls.__qualname__}.job_type() failed: {error}") from error
     if not isinstance(name, str) or not name:
         raise ErrInvalidJobType(f"{cls.__qualname__}.job_type() returned {name!r}; it must return a non-empty string")
     return name
@@ -249,7 +287,7 @@ def _path(cls: type) -> str:
 
 def _real_module(name: str) -> str:
     """Return the name under which other processes import the module *name*: a script's isn't ``__main__``."""
-    if name != "__main__":
+    if name not in ("__main__", "__mp_main__"):  # the second one in a process of multiprocessing
         return name
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
@@ -260,22 +298,56 @@ def _real_module(name: str) -> str:
 
 
 def _difference(was: Any, back: Any, place: str) -> str | None:
-    """Say where *back* isn't what *was* is, if it isn't; a list may come back as a tuple. Quotes no values."""
+    """Say where *back* isn't what *was* is, if it isn't. Quotes no values.
+
+    A tuple may come back as a list, or a list as a tuple: that is for the annotation to say.
+    """
     pairs: list[tuple[str, Any, Any]]
-    if isinstance(was, (list, tuple)) and isinstance(back, (list, tuple)) and len(was) == len(back):
+    if (names := _field_names(was)) is not None and type(was) is type(back):
+        pairs = [(f"{place}.{each}".lstrip("."), getattr(was, each), getattr(back, each)) for each in names]
+    elif isinstance(was, (list, tuple)) and isinstance(back, (list, tuple)) and len(was) == len(back):
         pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(was, back, strict=True))]
     elif isinstance(was, dict) and isinstance(back, dict) and was.keys() == back.keys():
-        pairs = [(f"{place}[{key!r}]", value, back[key]) for key, value in was.items()]
-    elif (names := _field_names(type(was))) is not None and type(was) is type(back):
-        pairs = [(f"{place}.{each}".lstrip("."), getattr(was, each), getattr(back, each)) for each in names]
+        pairs = [(f"{place}[…]", value, back[key]) for key, value in was.items()]
+    elif isinstance(was, float) and not math.isfinite(was):
+        return f"{place or 'it'} is no finite number, which JSON hasn't"
     else:
-        if was == back or (was != was and back != back):  # noqa: PLR0124 - only NaN isn't itself
-            return None
-        return f"{place or 'it'}, of type {type(was).__name__}, would come back as another {type(back).__name__}"
+        return None if _same(was, back) else f"{place or 'it'}, of type {_kind(was)}, would be another {_kind(back)}"
     return next((change for pair in pairs if (change := _difference(pair[1], pair[2], pair[0]))), None)
 
 
-def _field_names(cls: Any) -> list[str] | None:
+def _same(was: Any, back: Any) -> bool:
+    if isinstance(was, datetime) and isinstance(back, datetime):
+        # Of two zones, == is always false for an hour that comes twice, or never.
+        return was.replace(tzinfo=None) == back.replace(tzinfo=None) and was.utcoffset() == back.utcoffset()
+    return bool(was == back) and isinstance(was, Enum) == isinstance(back, Enum)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _lost_field(document: Any, again: Any, known: frozenset[str] = frozenset()) -> str | None:
+    """Return a key that *document* has, but not *again*, what its payload is stored as; None if there is none."""
+    if isinstance(document, dict) and isinstance(again, dict):
+        missing = sorted(document.keys() - again.keys() - known)
+        if missing:
+            return str(missing[0])
+        pairs = [(value, again[key]) for key, value in document.items() if key in again]
+    elif isinstance(document, list) and isinstance(again, (list, tuple)):
+        pairs = list(zip(document, again, strict=False))
+    else:
+        return None
+    return next((lost for pair in pairs if (lost := _lost_field(*pair)) is not None), None)
+
+
+def _without_value(error: Exception) -> str:
+    """Return what msgspec says without the value that it quotes, which is nobody's business in a log."""
+    return re.sub(r"(Invalid (?:enum )?value)(?! - at) .*?( - at .*)?$", r"\1\2", str(error), flags=re.DOTALL)
+
+
+def _field_names(payload: Any) -> list[str] | None:
+    cls = type(payload)
     if dataclasses.is_dataclass(cls):
         return [field.name for field in dataclasses.fields(cls)]
     if hasattr(cls, "__attrs_attrs__"):
@@ -283,5 +355,7 @@ def _field_names(cls: Any) -> list[str] | None:
     if issubclass(cls, msgspec.Struct):
         return list(cls.__struct_fields__)
     if "__pydantic_validator__" in vars(cls):
-        return list(cls.model_fields)
+        return [*cls.model_fields, *(payload.__pydantic_extra__ or {})]
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return list(cls._fields)
     return None

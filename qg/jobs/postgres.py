@@ -5,27 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from typing import cast
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
-from psycopg2.extensions import connection
 
 from qg.client import Client
 from qg.failures import one_line
 from qg.handlers import WorkFunc
 from qg.job import Job
 from qg.jobs.attempt import Attempt
-from qg.jobs.context import current_tx, running_job
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
 from qg.jobs.queue import Options, RunningQueue, Schedule
 from qg.jobs.schedules import Schedules
-from qg.jobs.tables import REPORT_POOL, require_tables
+from qg.jobs.tables import JOBS_TABLE, REPORT_POOL, require_tables
 from qg.jobs.telemetry import Telemetry
 from qg.locks import Logger
+from qg.session import Session
 from qg.tables import PollStrategy
 from qg.workerpool import WorkerPool
 
@@ -48,7 +48,8 @@ class PostgresJobs(RunningQueue):
         pool_name: names the pool in qg_jobs_worker_pool; by default host, process and four
             characters.
         poll_strategy: which due job is taken first.
-        logger: for all that the queue, its jobs and its workers log; by default the client's.
+        logger: for what the queue and its functions log, and its workers too unless *source* is a
+            client, which has a logger of its own; by default that one.
         meter_provider: where metrics go; by default OpenTelemetry's global one.
         tracer_provider: where spans go; by default OpenTelemetry's global one.
 
@@ -75,40 +76,37 @@ class PostgresJobs(RunningQueue):
         options = Options(queue, poll_interval, pool_size, poll_strategy)
         if pool_name is not None and (not isinstance(pool_name, str) or not pool_name):
             raise ErrInvalidQueueOpt(f"pool_name must be a non-empty string, not {pool_name!r}")
+        if isinstance(source, Client) and source._synchronous is not None:
+            raise ErrInvalidQueueOpt("a client with run_synchronously runs jobs itself; give one without")
+        telemetry = Telemetry(meter_provider, tracer_provider)
         self._owns_client = not isinstance(source, Client)
         self._client = source if isinstance(source, Client) else Client(source, logger=logger)
-        super().__init__(options, logger or self._client.logger, Telemetry(meter_provider, tracer_provider))
+        super().__init__(options, logger or self._client.logger, telemetry)
         self._pool_name = pool_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._pool: WorkerPool | None = None
+        # Who reports; nobody does after the last report, that the pool has left.
+        self._reporting = threading.Lock()
         self._left = False
         self._work_map = _WorkMap(self._functions, self._work)
-        self._schedules = Schedules(self._client, queue, self._job_of)
+        self._schedules = Schedules(self._client, queue, self._job_of, self._telemetry)
         try:
             with self._client._session() as session:
                 require_tables(session)
-                self._database = _database(session.conn)
+                self._table = _place_of_table(session)
         except BaseException:
             if self._owns_client:
                 self._client.close()
             raise
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
-        if tx is None:
-            tx = current_tx.get()
-        if tx is None:
-            tx = self._transaction_of_running_job()
         if len(drafts) == 1:
             stored = [self._client.enqueue(drafts[0]) if tx is None else self._client.enqueue_in_tx(drafts[0], tx)]
         else:
             stored = self._client.enqueue_batch(drafts) if tx is None else self._client.enqueue_batch_in_tx(drafts, tx)
         return [cast("int", job.id) for job in stored]
 
-    def _transaction_of_running_job(self) -> object:
-        running = running_job.get()
-        # A queue in another database has a transaction of its own.
-        if running is None or getattr(running.queue, "_database", None) != self._database:
-            return None
-        return running.tx
+    def _shares_transaction_of(self, queue: object) -> bool:
+        return isinstance(queue, PostgresJobs) and queue._table == self._table
 
     def _declare(self, schedule: Schedule) -> None:
         self._schedules.declare(schedule)
@@ -131,27 +129,35 @@ class PostgresJobs(RunningQueue):
             interval=options.poll_interval,
             poll_strategy=options.poll_strategy,
         )
+        self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
         pool.start()
-        self._pool = pool
         self._conductor.carry_out(self._report)
 
-    def _ask_workers_to_stop(self) -> None:
+    def _ask_workers_to_stop(self, timeout: float | None) -> None:
         if self._pool is not None:
-            self._pool.shutdown(0.0)
+            self._pool.shutdown(timeout)
 
     def _stop_workers(self, timeout: float | None) -> bool:
         ended = self._pool is None or self._pool.shutdown(timeout)
-        if not self._left:
-            self._left = True
-            self._leave()
+        with self._reporting:
+            first, self._left = not self._left, True
+            if first and self._pool is not None:
+                try:
+                    self._write_report(0)
+                except Exception as error:  # of psycopg2 or of the source; the row says when it was written last
+                    self._logger.warning("report_failed pool=%s: %s", self._pool_name, one_line(error))
+        if self._owns_client:
+            self._client.close()
         return ended
 
     def _work(self, job: Job) -> None:
-        Attempt(job, self._telemetry).run(self._functions, self, self._logger)
+        Attempt(job, self._telemetry, self._logger).run(self._functions, self)
 
     def _report(self) -> float:
         """Say in qg_jobs_worker_pool that the pool lives."""
-        self._write_report(self._options.pool_size)
+        with self._reporting:
+            if not self._left:
+                self._write_report(self._options.pool_size)
         return _REPORT_SECONDS
 
     def _write_report(self, workers: int) -> None:
@@ -160,15 +166,6 @@ class PostgresJobs(RunningQueue):
                 REPORT_POOL,
                 (self._pool_name, self._options.queue, workers, git_hash(), self._functions.job_types),
             )
-
-    def _leave(self) -> None:
-        try:
-            if self._pool is not None:
-                self._write_report(0)
-        except Exception as error:  # of psycopg2 or of the source; the row says when it was written last
-            self._logger.warning("report_failed pool=%s: %s", self._pool_name, one_line(error))
-        if self._owns_client:
-            self._client.close()
 
 
 PostgresJobsHandler = PostgresJobs
@@ -192,7 +189,8 @@ class _WorkMap(Mapping[str, WorkFunc]):
         return len(self._functions.job_types)
 
 
-def _database(conn: connection) -> tuple[str, int, str, str]:
-    """Return what tells whether another connection leads to the same tables."""
-    info = conn.info
-    return info.host, info.port, info.dbname, info.options
+def _place_of_table(session: Session) -> tuple[str, int, str, int]:
+    """Return what tells whether another session leads to the same que_jobs."""
+    info = session.conn.info
+    ((number,),) = session.run(JOBS_TABLE)
+    return info.host, info.port, info.dbname, number

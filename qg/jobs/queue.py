@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,12 +12,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable
-from qg.failures import headline
+from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
+from qg.failures import one_line
 from qg.fields import check_queue, insert_params
 from qg.job import Job
 from qg.jobs.conductor import Conductor
-from qg.jobs.context import Context, current_user, running_job
+from qg.jobs.context import Context, current_tx, current_user, running_job
 from qg.jobs.cron import Cron, parse_spec
 from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
 from qg.jobs.errors import (
@@ -91,6 +93,8 @@ class Options:
     def __post_init__(self) -> None:
         try:
             check_queue(self.queue)
+            if self.poll_interval is None:  # for which others read the environment
+                raise ErrInvalidOption("poll_interval must be a number of seconds, not None")
             Polling(self.queue, self.poll_interval, 1, self.poll_strategy)
         except ErrInvalidOption as error:
             raise ErrInvalidQueueOpt(str(error)) from error
@@ -105,6 +109,8 @@ class Schedule:
     cron: Cron
     takes: PayloadType
     document: Any
+    # The same for equal payloads in every process.
+    key: str
 
 
 class RunningQueue(ABC):
@@ -116,11 +122,16 @@ class RunningQueue(ABC):
     """
 
     def __init__(self, options: Options, logger: Logger, telemetry: Telemetry) -> None:
+        if not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
+            raise ErrInvalidQueueOpt(f"logger must be a logging.Logger, not {logger!r}")
+        git_hash()  # may ask git, for which no transaction should wait
         self._options = options
         self._logger = logger
         self._telemetry = telemetry
         self._functions = Functions()
         self._conductor = Conductor(f"qg-jobs-{options.queue}", logger, options.poll_interval)
+        self._process = os.getpid()
+        self._asked_to_start = False
         self._working = False
         self._stopped = False
 
@@ -153,7 +164,8 @@ class RunningQueue(ABC):
         Raises:
             ErrInvalidJobType: if *job* is no payload, or one that JSON can't hold.
             ErrInvalidJobOpt: if another argument is out of bounds.
-            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then.
+            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then, unless
+                the connection was lost in the very commit.
         """
         with self._telemetry.enqueuing():
             payloads = payloads_in(job)
@@ -161,18 +173,13 @@ class RunningQueue(ABC):
             success = False
             try:
                 self._check_job_options(priority, run_at)
+                ctx = _ctx_here()
                 drafts = [
-                    Job(each.name, self._document(each, each.encode(payload)), self._options.queue, priority, run_at)
+                    Job(each.name, _document(each, each.encode(payload), ctx), self._options.queue, priority, run_at)
                     for each, payload in zip(takes, payloads, strict=True)
                 ]
-                ids = self._store(drafts, tx)
+                ids = self._store_somewhere(drafts, current_tx.get() if tx is None else tx)
                 success = True
-            except ErrEnqueueFailed:
-                raise
-            except ErrUnusable as error:
-                raise ErrInvalidJobOpt(str(error)) from error
-            except Exception as error:  # of whichever driver the transaction is
-                raise ErrEnqueueFailed(f"{len(payloads)} jobs weren't enqueued: {headline(error)}") from error
             finally:
                 self._telemetry.count_enqueued([each.name for each in takes], success=success)
         return ids
@@ -190,8 +197,7 @@ class RunningQueue(ABC):
             ErrInvalidJobFunc: if it isn't such a function, or if the type has one already.
             ErrRegisterJobFuncFailed: after shutdown().
         """
-        if self._stopped:
-            raise ErrRegisterJobFuncFailed("this queue was shut down; create another one")
+        self._require_usable(ErrRegisterJobFuncFailed)
         self._functions.add(fn)
         self._begin_soon()
         return fn
@@ -210,30 +216,29 @@ class RunningQueue(ABC):
             ErrScheduleFailed: if *spec* means nothing, *job* is no payload, or it can't be recorded.
                 Nothing is recorded then.
         """
-        if self._stopped:
-            raise ErrScheduleFailed("this queue was shut down; create another one")
+        self._require_usable(ErrScheduleFailed)
         cron = parse_spec(spec)
         try:
             takes = payload_type(type(job))
-            schedule = Schedule(cron, takes, takes.encode(job))
+            schedule = Schedule(cron, takes, takes.encode(job), takes.key(job))
         except ErrInvalidJobType as error:
             raise ErrScheduleFailed(str(error)) from error
         try:
             self._declare(schedule)
         except Exception as error:  # of psycopg2 or of the source
-            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {headline(error)}") from error
+            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {_told(error)}") from error
         self._begin_soon()
 
     def start(self) -> None:
-        """Begin to work now, without waiting for more functions; a second call does nothing.
+        """Begin to work now, and not wait for more functions any more; a second call does nothing.
 
         Workers start when there is a function. What fails is logged and tried again.
 
         Raises:
-            ErrStartFailed: after shutdown().
+            ErrStartFailed: after shutdown(), or in a process forked from the one that made the queue.
         """
-        if self._stopped:
-            raise ErrStartFailed("this queue was shut down; create another one")
+        self._require_usable(ErrStartFailed)
+        self._asked_to_start = True
         self._conductor.carry_out(self._start)
         self._conductor.carry_out(self._tick)
 
@@ -249,19 +254,26 @@ class RunningQueue(ABC):
         Returns:
             Whether all jobs have ended. Those that still run are named in the log.
         """
+        if self._process != os.getpid():
+            return True  # a fork has none of the threads
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped = True
         self._conductor.stop()
         running = running_job.get()
         if in_signal_handler() or (running is not None and running.queue is self):
-            self._ask_workers_to_stop()
+            self._ask_workers_to_stop(timeout)
             return False
-        self._conductor.join(timeout)
-        return self._stop_workers(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        begins_nothing = self._conductor.join(timeout)
+        ended = self._stop_workers(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        return begins_nothing and ended
 
     @abstractmethod
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         """Store all *drafts* or none, in *tx* if it isn't None, and return their ids."""
+
+    @abstractmethod
+    def _shares_transaction_of(self, queue: object) -> bool:
+        """Return whether what is enqueued in a JobFunc of *queue* can be stored in that job's transaction."""
 
     @abstractmethod
     def _declare(self, schedule: Schedule) -> None:
@@ -276,8 +288,8 @@ class RunningQueue(ABC):
         """Work jobs from now on."""
 
     @abstractmethod
-    def _ask_workers_to_stop(self) -> None:
-        """Let workers begin nothing more; waits for nobody, since a signal handler may call it."""
+    def _ask_workers_to_stop(self, timeout: float | None) -> None:
+        """Let workers begin nothing more, and return; after a signal handler the process waits at its end."""
 
     @abstractmethod
     def _stop_workers(self, timeout: float | None) -> bool:
@@ -285,16 +297,16 @@ class RunningQueue(ABC):
 
     def _begin_soon(self) -> None:
         """See to what is new: at once if the queue works already, otherwise when nothing more has come for a while."""
-        after = 0.0 if self._working else self._options.poll_interval
+        after = 0.0 if self._working or self._asked_to_start else self._options.poll_interval
         self._conductor.carry_out(self._start, after)
         self._conductor.carry_out(self._tick, after)
 
     def _start(self) -> None:
-        if not self._working and self._functions.job_types:
+        if not (self._working or self._stopped) and self._functions.job_types:
             self._start_workers()
             self._working = True
-            if self._stopped:  # by a JobFunc or a signal handler, which didn't wait
-                self._ask_workers_to_stop()
+            if self._stopped:  # meanwhile, by somebody who couldn't wait
+                self._ask_workers_to_stop(0.0)
 
     def _check_job_options(self, priority: int, run_at: datetime | None) -> None:
         try:
@@ -302,11 +314,51 @@ class RunningQueue(ABC):
         except ErrInvalidJob as error:
             raise ErrInvalidJobOpt(str(error)) from error
 
-    def _document(self, takes: PayloadType, data: Any) -> dict[str, Any]:
-        """Return what is stored of a payload that is *data*, with what surrounds it here and now."""
-        ctx = PersistenceCTXPayload(current_user.get() or "", carrier())
-        return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
+    def _store_somewhere(self, drafts: list[Job], tx: object) -> list[int]:
+        """Store all *drafts* or none: in *tx*, in the running job's transaction, or at once."""
+        try:
+            running = running_job.get()
+            if running is None:
+                return self._store_unless_stopped(drafts, tx)
+            with running.mutex:
+                if running.over:
+                    return self._store_unless_stopped(drafts, tx)
+                if tx is None and self._shares_transaction_of(running.queue):
+                    tx = running.tx
+                return self._store(drafts, tx)
+        except ErrEnqueueFailed:
+            raise
+        except Exception as error:  # of whichever driver the transaction is
+            if isinstance(error, ErrUnusable) and tx is not None:
+                raise ErrInvalidJobOpt(str(error)) from error
+            raise ErrEnqueueFailed(f"{len(drafts)} jobs weren't enqueued: {_told(error)}") from error
+
+    def _store_unless_stopped(self, drafts: list[Job], tx: object) -> list[int]:
+        if self._stopped:
+            raise ErrEnqueueFailed("this queue was shut down; create another one")
+        return self._store(drafts, tx)
+
+    def _require_usable(self, kind: type[QgError]) -> None:
+        if self._stopped:
+            raise kind("this queue was shut down; create another one")
+        if self._process != os.getpid():
+            raise kind("this queue was made before a fork and can only enqueue here; create one in each process")
 
     def _job_of(self, schedule: Schedule) -> Job:
         """Return the job of one tick."""
-        return Job(schedule.takes.name, self._document(schedule.takes, schedule.document), self._options.queue, 0)
+        document = _document(schedule.takes, schedule.document, _ctx_here())
+        return Job(schedule.takes.name, document, self._options.queue, 0)
+
+
+def _ctx_here() -> PersistenceCTXPayload:
+    """Return what goes along with a job that is enqueued here and now."""
+    return PersistenceCTXPayload(current_user.get() or "", carrier())
+
+
+def _document(takes: PayloadType, data: Any, ctx: PersistenceCTXPayload) -> dict[str, Any]:
+    """Return what is stored of a payload that is *data*."""
+    return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -49,12 +49,11 @@ def run_job_func(
         Reschedule, Discard: as the JobFunc raises them.
         ErrJobFuncFailed: if it raises anything else; that is the cause.
     """
-    function = functions.get(job.type)
-    if function is None:
-        raise unknown_type(job)
     try:
-        if envelope is None:
-            raise ValueError("its args are none that qg.jobs stores: there is no jobData in them")
+        function = functions.get(job.type)
+        if function is None:
+            raise unknown_type(job)
+        envelope = envelope or PersistencePayload.read(job.args)
         payload = function.takes.decode(envelope.job_data)
         context = Context(
             job_id=str(job.id),
@@ -69,6 +68,8 @@ def run_job_func(
         raise
     except BaseException as error:  # SystemExit and CancelledError too: they end the job
         raise ErrJobFuncFailed(headline(error)) from error
+    finally:
+        running.end()
 
 
 def _call(function: Function, context: Context, payload: Any, running: RunningJob) -> None:

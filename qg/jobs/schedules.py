@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+
+import psycopg2
 
 from qg.client import Client
 from qg.job import Job
@@ -19,6 +21,7 @@ from qg.jobs.tables import (
     NOTE_JOB_OF_TICK,
     SECONDS_UNTIL_TICKS,
 )
+from qg.jobs.telemetry import Telemetry
 from qg.session import Session
 from qg.tables import iso_text, timestamp
 
@@ -41,17 +44,19 @@ class Schedules:
         client: enqueues the jobs.
         queue: the queue's name.
         job_of: makes the job of one tick.
+        telemetry: is told of the jobs.
     """
 
-    def __init__(self, client: Client, queue: str, job_of: Callable[[Schedule], Job]) -> None:
+    def __init__(self, client: Client, queue: str, job_of: Callable[[Schedule], Job], telemetry: Telemetry) -> None:
         self._client = client
         self._queue = queue
         self._job_of = job_of
+        self._telemetry = telemetry
         self._mutex = threading.RLock()
         self._declared: dict[int, Schedule] = {}
 
     def declare(self, schedule: Schedule) -> None:
-        """Let *schedule* fire from now on, when tick() is called. One transaction."""
+        """Let *schedule* fire from now on, when tick() is called. Each statement is committed by itself."""
         with self._client._session() as session:
             number = self._find_or_insert(session, schedule)
         with self._mutex:
@@ -60,30 +65,41 @@ class Schedules:
     def tick(self) -> float | None:
         """Enqueue the job of each schedule that is due; return in how many seconds to come again.
 
-        One transaction for each.
+        One transaction for each: one that fails is no reason not to fire the others.
         """
-        with self._mutex:
-            declared = dict(self._declared)
-        if not declared:
-            return None
         with self._client._session() as session:
-            waits = self._waits(session, declared)
-            for number in [number for number, wait in waits.items() if wait <= 0]:
-                self._fire(session, number, declared[number])
-            waits = self._waits(session, declared)
+            failure: Exception | None = None
+            for number in [number for number, wait in self._waits(session).items() if wait <= 0]:
+                try:
+                    self._fire(session, number, self._declared[number])
+                except Exception as error:  # of whatever kind; it is raised below
+                    failure = error
+                    with suppress(psycopg2.Error):
+                        session.rollback()
+                    if not session.idle:
+                        break
+            if failure is not None:
+                raise failure
+            waits = self._waits(session)
+        if not waits:
+            return None
         # Those that are due still are in the hands of somebody else.
         return min(wait if wait > 0 else _LOOK_AGAIN_SECONDS for wait in (*waits.values(), _LONGEST_SECONDS))
 
-    def _waits(self, session: Session, declared: dict[int, Schedule]) -> dict[int, float]:
-        waits = dict(session.run(SECONDS_UNTIL_TICKS, (list(declared),)))
-        for number in declared.keys() - waits.keys():  # somebody has removed its row
+    def _waits(self, session: Session) -> dict[int, float]:
+        """Return in how many seconds the next tick of each schedule is due."""
+        with self._mutex:
+            numbers = list(self._declared)
+        waits = dict(session.run(SECONDS_UNTIL_TICKS, (numbers,))) if numbers else {}
+        for number in [number for number in numbers if number not in waits]:  # somebody has removed its row
+            anew = self._find_or_insert(session, self._declared[number])
             with self._mutex:
-                self._declared.pop(number, None)
-                self._declared[self._find_or_insert(session, declared[number])] = declared[number]
+                self._declared[anew] = self._declared.pop(number)
+            waits[anew] = _LOOK_AGAIN_SECONDS
         return waits
 
     def _find_or_insert(self, session: Session, schedule: Schedule) -> int:
-        key = (self._queue, schedule.cron.spec, schedule.takes.name, json.dumps(schedule.document))
+        key = (self._queue, schedule.cron.spec, schedule.takes.name, schedule.key)
         known = session.run(FIND_SCHEDULE, key)
         if not known:
             ((text,),) = session.run(CLOCK)
@@ -95,13 +111,17 @@ class Schedules:
 
     def _fire(self, session: Session, number: int, schedule: Schedule) -> None:
         session.tidy()
+        job: Job | None = None
         due = session.run_in_transaction(LOCK_DUE_SCHEDULE, (number,))
         if due:
             ((tick_at, now),) = due
             # The row says that this tick is due; that it has fired already says the table of ticks.
             if session.run_in_transaction(INSERT_TICK, (number, tick_at)):
-                job = self._client.enqueue_in_tx(self._job_of(schedule), session.conn)
+                with self._telemetry.enqueuing():
+                    job = self._client.enqueue_in_tx(self._job_of(schedule), session.conn)
                 session.run_in_transaction(NOTE_JOB_OF_TICK, (job.id, number, tick_at))
             following = schedule.cron.after(timestamp(tick_at), timestamp(now))
             session.run_in_transaction(ADVANCE_SCHEDULE, (tick_at, iso_text(following), number))
         session.commit()
+        if job is not None:
+            self._telemetry.count_enqueued([job.type], success=True)

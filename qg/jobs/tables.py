@@ -21,6 +21,7 @@ __all__ = [
     "INSERT_ATTEMPT",
     "INSERT_SCHEDULE",
     "INSERT_TICK",
+    "JOBS_TABLE",
     "LOCK_DUE_SCHEDULE",
     "NOTE_JOB_OF_TICK",
     "REPORT_POOL",
@@ -59,7 +60,11 @@ WITH given (id, queue, workers, git_hash, job_types) AS (
     VALUES ($1::text, $2::text, $3::integer, $4::text, $5::text[])
 ), gone AS (
     DELETE FROM qg_jobs_worker_pool
-    WHERE updated_at < now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
+    WHERE id IN (
+        SELECT id FROM qg_jobs_worker_pool
+        WHERE updated_at < now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
+        FOR UPDATE SKIP LOCKED
+    )
 )
 INSERT INTO qg_jobs_worker_pool (id, queue, workers, git_hash, job_types)
 SELECT id, queue, workers, git_hash, job_types FROM given
@@ -89,7 +94,7 @@ RETURNING id
 
 SECONDS_UNTIL_TICKS = Statement(
     """
-SELECT id, extract(epoch FROM next_tick_at - clock_timestamp())::float8
+SELECT id, (extract(epoch FROM next_tick_at) - extract(epoch FROM clock_timestamp()))::float8
 FROM qg_jobs_schedule
 WHERE id = ANY ($1::bigint[])
 """
@@ -130,6 +135,9 @@ WHERE id = $3::bigint
 RETURNING true
 """
 )
+
+# A table of the same name may stand in several schemas of one database.
+JOBS_TABLE = Statement("SELECT to_regclass('que_jobs')::oid::bigint")
 
 _MISSING = Statement(
     """

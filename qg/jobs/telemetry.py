@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
@@ -21,6 +22,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from qg.job import Job
+from qg.locks import Logger
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["Run", "Telemetry", "carrier"]
@@ -62,8 +64,8 @@ class Telemetry:
 
     def count_enqueued(self, job_types: list[str], *, success: bool) -> None:
         """Count jobs that were enqueued, or should have been."""
-        for job_type in job_types:
-            self.enqueued.add(1, {"job_type": job_type, "success": success})
+        for job_type, count in Counter(job_types).items():
+            self.enqueued.add(count, {"job_type": job_type, "success": success})
 
 
 class Run:
@@ -73,8 +75,9 @@ class Run:
     settled: a commit that fails is its failure.
     """
 
-    def __init__(self, telemetry: Telemetry, job: Job, headers: Mapping[str, str]) -> None:
+    def __init__(self, telemetry: Telemetry, job: Job, headers: Mapping[str, str], logger: Logger) -> None:
         self._telemetry = telemetry
+        self._logger = logger
         self._job_type = job.type
         self._began = time.monotonic()
         telemetry.locked.add(1, {"job_type": job.type, "success": True})
@@ -104,7 +107,13 @@ class Run:
             otel.detach(token)
 
     def end(self, error: BaseException | None) -> None:
-        """End the span, with *error* if the attempt failed, and count it."""
+        """End the span, with *error* if the attempt failed, and count it. Never raises."""
+        try:
+            self._end(error)
+        except Exception:  # of somebody's span processor; the job is none the worse for it
+            self._logger.exception("telemetry_failed type=%s", self._job_type)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, (Reschedule, Discard)):
             self._span.record_exception(error)
             self._span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")

@@ -88,7 +88,7 @@ class TestQueue(TestAssertions, MemoryQueue):
     ) -> list[int]:
         """Keep *job*, or each one of it; checks what a queue that runs jobs checks."""
         types = [payload_type(type(payload)) for payload in payloads_in(job)]
-        self._types.update({each.name: each for each in types})
+        self._types.update({each.path: each for each in types})
         return super().enqueue(job, priority=priority, run_at=run_at, tx=tx)
 
     def start(self) -> None:
@@ -98,7 +98,8 @@ class TestQueue(TestAssertions, MemoryQueue):
         """Return the payloads in the order in which they were enqueued, as their functions would get them."""
         with self._changed:
             rows = sorted(self._waiting, key=lambda row: row.id)
-        return [self._types[row.type].decode(PersistencePayload.read(decode_args(row.args)).job_data) for row in rows]
+        stored = [PersistencePayload.read(decode_args(row.args)) for row in rows]
+        return [self._types[each.job_struct_path].decode(each.job_data) for each in stored]
 
     def get(self, pos: int) -> Any:
         """Return the payload at *pos*, counted from 1, or None if there is none; it stays in the queue."""

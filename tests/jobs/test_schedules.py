@@ -269,6 +269,23 @@ def test_a_database_that_is_away_is_waited_for(
     assert caplog.text.count("tick_failed") == 1
 
 
+def test_a_schedule_whose_job_cant_be_enqueued_doesnt_keep_others_from_firing(
+    queue: jobs.PostgresJobs, jobs_database: Database
+):
+    for hours in (1, 2, 3):
+        queue.schedule(f"@every {hours}h", Beat())
+    make_due(jobs_database)
+    jobs_database.query("ALTER TABLE qg_jobs_tick ADD CONSTRAINT no CHECK (schedule <> 1)")
+    try:
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            queue._tick()
+    finally:
+        jobs_database.query("ALTER TABLE qg_jobs_tick DROP CONSTRAINT no")
+    assert jobs_database.count() == 2
+    assert queue._tick() == 30.0
+    assert jobs_database.count() == 3
+
+
 def test_a_schedule_that_cant_be_recorded_fails_with_the_cause(make_queue: MakeQueue, network: Any):
     queue = make_queue(network.dsn)
     network.cut()

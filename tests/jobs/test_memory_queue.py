@@ -1,0 +1,344 @@
+"""MemoryQueue: what is only its own. What it shares with PostgresJobs is in test_contract.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import pytest
+from support import PATIENCE, Database, eventually
+
+from qg import jobs
+
+PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
+FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Greet:
+    user_id: int = 0
+
+
+@dataclass
+class Basket:
+    things: list[str] = field(default_factory=list)
+    bought_by: UUID = UUID(int=7)
+    bought_at: datetime = PAST
+
+
+@dataclass(frozen=True)
+class Sweep:
+    pass
+
+
+@pytest.fixture
+def make_queue() -> Iterator[Callable[..., jobs.MemoryQueue]]:
+    queues: list[jobs.MemoryQueue] = []
+
+    def make(**options: Any) -> jobs.MemoryQueue:
+        queues.append(jobs.MemoryQueue(**{"poll_interval": 0.02, "pool_size": 2, **options}))
+        return queues[-1]
+
+    yield make
+    for queue in queues:
+        assert queue.shutdown(PATIENCE)
+
+
+@pytest.fixture
+def queue(make_queue: Callable[..., jobs.MemoryQueue]) -> jobs.MemoryQueue:
+    return make_queue()
+
+
+def count(queue: jobs.MemoryQueue) -> int:
+    with queue._changed:
+        return len(queue._waiting) + len(queue._running)
+
+
+def test_jobs_are_json_between_enqueue_and_the_function(queue: jobs.MemoryQueue) -> None:
+    basket = Basket(["apple"])
+    queue.enqueue(basket)
+    basket.things.append("stolen")
+    (row,) = queue._waiting
+    document = json.loads(row.args)
+    assert list(document) == ["jobData", "jobStructPath", "gitHashEnqueued", "gitHashProcessed", "ctx"]
+    assert document["jobData"] == {
+        "things": ["apple"],
+        "bought_by": "00000000-0000-0000-0000-000000000007",
+        "bought_at": "2020-01-01T00:00:00Z",
+    }
+    seen: list[Basket] = []
+
+    @queue.register_job_func
+    def buy(ctx: jobs.Context, job: Basket) -> None:
+        seen.append(job)
+
+    eventually(lambda: seen, "the job")
+    assert seen == [Basket(["apple"])]
+    assert seen[0] is not basket
+
+
+def test_what_a_function_does_to_its_payload_a_second_attempt_doesnt_see(
+    make_queue: Callable[..., jobs.MemoryQueue],
+) -> None:
+    queue = make_queue(backoff=lambda failures: 0.0)
+    seen: list[list[str]] = []
+
+    @queue.register_job_func
+    def buy(ctx: jobs.Context, job: Basket) -> None:
+        seen.append(list(job.things))
+        job.things.append("more")
+        if ctx.run_count == 0:
+            raise ValueError("not yet")
+
+    queue.enqueue(Basket(["apple"]))
+    eventually(lambda: len(seen) == 2, "both attempts")
+    assert seen == [["apple"], ["apple"]]
+
+
+def test_there_is_no_transaction_in_a_function(queue: jobs.MemoryQueue) -> None:
+    seen: list[Any] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(ctx.tx)
+
+    queue.enqueue(Greet(1))
+    eventually(lambda: seen, "the job")
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("way", ["argument", "block"])
+def test_with_somebodys_transaction_jobs_are_enqueued_at_once(
+    queue: jobs.MemoryQueue, database: Database, way: str
+) -> None:
+    conn = database.connect()
+    try:
+        if way == "argument":
+            assert queue.enqueue(Greet(1), tx=conn) == [1]
+        else:
+            with jobs.transaction(conn):
+                assert queue.enqueue(Greet(1)) == [1]
+        assert count(queue) == 1
+        conn.rollback()
+        assert count(queue) == 1
+    finally:
+        conn.close()
+
+
+def test_in_a_function_too_a_transaction_means_at_once(
+    make_queue: Callable[..., jobs.MemoryQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue(backoff=lambda failures: 3600.0)
+
+    @queue.register_job_func
+    def sweep(ctx: jobs.Context, job: Sweep) -> None:
+        with jobs.transaction(object()):
+            queue.enqueue(Basket())
+        queue.enqueue(Greet(1))
+        raise ValueError("no")
+
+    queue.enqueue(Sweep())
+    eventually(lambda: len(queue._waiting) == 2, "the failure")
+    assert "job_failed" in caplog.text
+    assert sorted(row.type.rsplit(".", 1)[1] for row in queue._waiting) == ["Basket", "Sweep"]
+
+
+def test_a_job_whose_type_has_no_function_waits_without_an_error(
+    make_queue: Callable[..., jobs.MemoryQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue(pool_size=1)
+    seen: list[str] = []
+
+    @queue.register_job_func
+    def sweep(ctx: jobs.Context, job: Sweep) -> None:
+        seen.append("sweep")
+
+    queue.start()
+    queue.enqueue([Greet(1), Sweep()], priority=-1)
+    eventually(lambda: seen == ["sweep"] and count(queue) == 1, "the job behind it")
+    counts: list[int] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        counts.append(ctx.run_count)
+
+    eventually(lambda: counts, "the job that waited")
+    assert counts == [0]
+    assert "job_failed" not in caplog.text
+
+
+def test_jobs_for_another_memory_queue_too_come_to_be_only_with_the_success(
+    make_queue: Callable[..., jobs.MemoryQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, other = make_queue(backoff=lambda failures: 0.0), make_queue()
+
+    @queue.register_job_func
+    def sweep(ctx: jobs.Context, job: Sweep) -> None:
+        other.enqueue(Greet(ctx.run_count))
+        assert count(other) == 0
+        if ctx.run_count == 0:
+            raise ValueError("no")
+
+    queue.enqueue(Sweep())
+    eventually(lambda: count(other) == 1 and count(queue) == 0, "the success")
+    assert json.loads(other._waiting[0].args)["jobData"] == {"user_id": 1}
+
+
+def test_an_idle_worker_wakes_at_once_when_there_is_a_job(make_queue: Callable[..., jobs.MemoryQueue]) -> None:
+    queue = make_queue(poll_interval=3600.0)
+    seen: list[Any] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(job)
+
+    queue.start()
+    eventually(lambda: queue._working, "the workers")
+    for number in range(3):
+        queue.enqueue(Greet(number))
+        eventually(lambda: len(seen) == number + 1, "the job")  # noqa: B023 - called in this turn
+    queue.enqueue(Greet(3), run_at=datetime.now(timezone.utc) + timedelta(seconds=0.1))
+    eventually(lambda: len(seen) == 4, "the job that falls due")
+
+
+def test_the_latest_time_there_is_can_be_waited_for(queue: jobs.MemoryQueue) -> None:
+    seen: list[Any] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(job)
+
+    queue.start()
+    queue.enqueue(Greet(1), priority=-1, run_at=datetime.max.replace(tzinfo=timezone.utc))
+    queue.enqueue(Greet(2), run_at=datetime.min.replace(tzinfo=timezone.utc))
+    eventually(lambda: seen, "the job of long ago")
+    assert seen == [Greet(2)]
+    assert queue.shutdown(PATIENCE)
+
+
+def test_a_signal_handler_may_shut_down_while_a_job_runs(
+    make_queue: Callable[..., jobs.MemoryQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue()
+    began, go_on = threading.Event(), threading.Event()
+    results: list[Any] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        began.set()
+        assert go_on.wait(PATIENCE)
+        results.append("job")
+
+    def handle(number: int, frame: object) -> None:
+        results.append(queue.shutdown())
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        queue.enqueue(Greet(1))
+        assert began.wait(PATIENCE)
+        signal.raise_signal(signal.SIGUSR1)
+        assert results == [False]
+        with pytest.raises(jobs.ErrEnqueueFailed):
+            queue.enqueue(Greet(2))
+    finally:
+        go_on.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert queue.shutdown(PATIENCE) is True
+    assert results == [False, "job"]
+    assert "job_failed" not in caplog.text
+
+
+def test_a_signal_in_the_middle_of_enqueue_shuts_down_without_a_deadlock(
+    make_queue: Callable[..., jobs.MemoryQueue],
+) -> None:
+    queue = make_queue()
+    results: list[bool] = []
+
+    def handle(number: int, frame: object) -> None:
+        results.append(queue.shutdown())
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with queue._changed:  # as enqueue() holds it when it is interrupted
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert results == [False]
+    assert queue.shutdown(PATIENCE) is True
+
+
+def test_a_queue_by_default_logs_to_qg_and_otherwise_where_it_is_told(
+    make_queue: Callable[..., jobs.MemoryQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, options in (("qg", {}), ("mine", {"logger": logging.getLogger("mine")})):
+        caplog.clear()
+        queue = make_queue(backoff=lambda failures: 3600.0, **options)
+
+        @queue.register_job_func
+        def greet(ctx: jobs.Context, job: Greet) -> None:
+            ctx.logger.warning("greeting")
+            raise ValueError("no")
+
+        queue.enqueue(Greet(1))
+        eventually(lambda: "job_failed" in caplog.text, "the failure")
+        assert [record.name for record in caplog.records] == [name, name]
+
+
+def test_missed_ticks_come_to_one(make_queue: Callable[..., jobs.MemoryQueue]) -> None:
+    queue = make_queue(poll_interval=3600.0)
+    queue.schedule("@every 1h", Sweep())
+    queue.schedule("@yearly", Greet(1))
+    ((key, (schedule, tick)), _) = queue._ticks.items()
+    queue._ticks[key] = schedule, tick - timedelta(hours=5)
+    assert queue._tick() is not None
+    assert [row.type.rsplit(".", 1)[1] for row in queue._waiting] == ["Sweep"]
+    assert queue._ticks[key] == (schedule, tick)
+    queue._tick()
+    assert count(queue) == 1
+
+
+def test_two_thousand_jobs_are_enqueued_and_worked_in_a_few_seconds(
+    make_queue: Callable[..., jobs.MemoryQueue],
+) -> None:
+    queue = make_queue(pool_size=10)
+    seen: list[int] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(job.user_id)
+
+    began = time.monotonic()
+    queue.start()
+    for number in range(1000):
+        queue.enqueue(Greet(number))
+    queue.enqueue([Greet(number) for number in range(1000, 2000)])
+    eventually(lambda: count(queue) == 0, "the end of all jobs")
+    assert sorted(seen) == list(range(2000))
+    # About 0.5 s on a machine that has nothing else to do.
+    assert time.monotonic() - began < 8
+
+
+def test_jobs_that_cant_run_yet_dont_slow_down_those_that_can(make_queue: Callable[..., jobs.MemoryQueue]) -> None:
+    queue = make_queue(pool_size=4)
+    queue.enqueue([Greet(number) for number in range(500)], priority=-1, run_at=FUTURE)
+    queue.enqueue([Basket() for _ in range(500)], priority=-1)
+    seen: list[Any] = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(job.user_id)
+
+    began = time.monotonic()
+    queue.enqueue([Greet(number) for number in range(200)])
+    queue.start()
+    eventually(lambda: len(seen) == 200, "the jobs that can run")
+    assert time.monotonic() - began < 5
+    assert count(queue) >= 1000
