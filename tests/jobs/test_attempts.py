@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import psycopg2
 import pytest
-from support import Database, Network, UntilEmpty, eventually
+from support import PATIENCE, Database, Network, UntilEmpty, eventually
 
 import qg
 from qg import jobs
@@ -26,6 +28,11 @@ class Greet:
 @dataclass(frozen=True)
 class Report:
     pass
+
+
+@dataclass(frozen=True)
+class Measure:
+    value: float
 
 
 MakeQueue = Callable[..., jobs.PostgresJobs]
@@ -313,6 +320,87 @@ def test_in_a_job_func_a_queue_of_another_database_commits_by_itself(
     work_one(here)
     assert jobs_database.count() == 0
     assert [stats.type for stats in there._client.stats()] == ["test_attempts.Report"]
+
+
+def test_in_a_job_func_a_queue_on_another_schemas_table_commits_by_itself(
+    make_queue: MakeQueue, jobs_database: Database
+):
+    def connect() -> psycopg2.extensions.connection:
+        conn = jobs_database.connect()
+        with conn.cursor() as cur:
+            cur.execute("SET search_path = elsewhere")
+        conn.commit()
+        return conn
+
+    jobs_database.query("CREATE SCHEMA elsewhere")
+    try:
+        qg.migrate(connect)
+        jobs.migrate(connect)
+        here, there = make_queue(), make_queue(connect)
+
+        @here.register_job_func
+        def greet(ctx: jobs.Context, job: Greet) -> None:
+            there.enqueue(Report())
+
+        here.enqueue(Greet(7))
+        work_one(here)
+        assert jobs_database.count() == 0
+        assert jobs_database.value("SELECT count(*) FROM elsewhere.que_jobs") == 1
+        assert there.shutdown(PATIENCE)
+    finally:
+        jobs_database.query("DROP SCHEMA elsewhere CASCADE")
+
+
+@pytest.mark.parametrize("kind", ["postgres", "memory"])
+def test_what_a_thread_enqueues_that_outlives_its_job_is_committed_by_itself(
+    queue: jobs.PostgresJobs, jobs_database: Database, kind: str
+):
+    where = queue if kind == "postgres" else jobs.MemoryQueue()
+    over, done = threading.Event(), threading.Event()
+    enqueued: list[int] = []
+    reported = threading.Event()
+
+    def later() -> None:
+        assert over.wait(PATIENCE)
+        enqueued.extend(where.enqueue(Report()))
+        done.set()
+
+    @where.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        threading.Thread(target=copy_context().run, args=(later,)).start()
+
+    @where.register_job_func
+    def report(ctx: jobs.Context, job: Report) -> None:
+        reported.set()
+
+    where.enqueue(Greet(7))
+    where.start()
+    if kind == "postgres":
+        eventually(lambda: history(jobs_database))
+    else:
+        eventually(lambda: not where._running and not where._waiting)
+    over.set()
+    assert done.wait(PATIENCE)
+    if kind == "postgres":
+        assert [row[0] for row in jobs_database.jobs()] == enqueued
+    else:
+        assert reported.wait(PATIENCE)
+        assert where.shutdown(PATIENCE)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400"])
+def test_a_number_beyond_pythons_is_kept_in_the_history_as_it_was(
+    queue: jobs.PostgresJobs, jobs_database: Database, number: str
+):
+    @queue.register_job_func
+    def measure(ctx: jobs.Context, job: Measure) -> None: ...
+
+    jobs_database.query(
+        "INSERT INTO que_jobs (job_class, args) VALUES ('test_attempts.Measure', %s)",
+        (f'{{"jobData": {{"value": {number}}}}}',),
+    )
+    work_one(queue)
+    assert jobs_database.query("SELECT success, args #>> '{jobData,value}' FROM qg_jobs_history") == [(True, number)]
 
 
 def test_enqueue_in_the_callers_transaction_lives_and_dies_with_it(queue: jobs.PostgresJobs, jobs_database: Database):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -235,6 +239,82 @@ def test_shutdown_from_a_signal_handler_doesnt_wait_and_what_runs_ends(queue: jo
     go_on.set()
     assert queue.shutdown(PATIENCE)
     assert done.is_set()
+
+
+def test_after_a_signal_handler_the_process_waits_at_its_end_for_what_runs(jobs_database: Database):
+    program = Path(__file__).with_name("signalled_process.py")
+    done = subprocess.run(
+        [sys.executable, program, jobs_database.dsn], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.stdout == "handler: False\nended\ndone\n", done.stderr
+    assert jobs_database.query("SELECT success FROM qg_jobs_history") == [(True,)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_in_a_forked_process_a_queue_enqueues_and_says_that_it_cant_work(
+    make_queue: MakeQueue, jobs_database: Database
+):
+    queue = make_queue(poll_interval=3600.0)
+    queue.register_job_func(greet_nobody)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                queue.start()
+            except jobs.ErrStartFailed as error:
+                told = str(error)
+            os.write(writer, f"{told}|{queue.enqueue(Greet(7))}|{queue.shutdown()}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        assert answer.read() == (
+            "this queue was made before a fork and can only enqueue here; create one in each process|[1]|True"
+        )
+    assert pools(jobs_database) == []
+
+
+def greet_nobody(ctx: jobs.Context, job: Greet) -> None: ...
+
+
+def test_start_is_remembered_for_functions_and_schedules_that_come_later(
+    make_queue: MakeQueue, jobs_database: Database
+):
+    queue = make_queue(poll_interval=3600.0)
+    queue.start()
+    queue.enqueue(Greet(7))
+    queue.register_job_func(greet_nobody)
+    eventually(lambda: jobs_database.count() == 0)
+    clock = make_queue(poll_interval=3600.0, queue="clock")
+    clock.start()
+    clock.schedule("@every 1s", Report())
+    eventually(lambda: jobs_database.count() > 0)
+
+
+def test_a_client_that_runs_jobs_itself_is_no_source(jobs_database: Database):
+    with (
+        qg.Client(jobs_database.dsn, run_synchronously={}) as client,
+        pytest.raises(jobs.ErrInvalidQueueOpt, match="run_synchronously"),
+    ):
+        jobs.PostgresJobs(client)
+
+
+def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, jobs_database: Database):
+    queue = make_queue(pool_name="crew")
+    queue.register_job_func(greet_nobody)
+    queue.start()
+    eventually(lambda: pools(jobs_database))
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(queue.shutdown(PATIENCE))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 4
+    assert queue._report() == 30.0  # one that was under way says nothing any more
+    assert [workers for _, _, workers, _ in pools(jobs_database)] == [0]
 
 
 def test_a_job_that_others_enqueue_with_the_core_client_is_worked_too(

@@ -17,10 +17,16 @@ from typing import Any
 
 import psycopg2
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support import Database, eventually
-from ticking_process import Beat
+from ticking_process import Beat, Crowd
 
 from qg import jobs
+from qg.tables import Statement
 
 MakeQueue = Callable[..., jobs.PostgresJobs]
 
@@ -284,6 +290,58 @@ def test_a_schedule_whose_job_cant_be_enqueued_doesnt_keep_others_from_firing(
     assert jobs_database.count() == 2
     assert queue._tick() == 30.0
     assert jobs_database.count() == 3
+
+
+def test_a_payload_with_a_set_is_one_schedule_in_every_process(
+    processes: Processes, queue: jobs.PostgresJobs, jobs_database: Database
+):
+    queue.schedule("@every 1h", Crowd())
+    make_due(jobs_database)
+    for _ in range(3):
+        processes.start("@every 1h", "crowd")
+    eventually(lambda: ticks(jobs_database))
+    eventually(lambda: len(jobs_database.sessions()) >= 3)
+    assert jobs_database.value("SELECT count(*) FROM qg_jobs_schedule") == 1
+    assert jobs_database.count() == 1
+
+
+def test_a_schedule_that_couldnt_be_declared_again_isnt_forgotten(
+    queue: jobs.PostgresJobs, jobs_database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    queue.schedule("@every 1h", Beat())
+    jobs_database.query("DELETE FROM qg_jobs_schedule")
+    with monkeypatch.context() as patch:
+        patch.setattr("qg.jobs.schedules.INSERT_SCHEDULE", Statement("SELECT 1 / 0"))
+        with pytest.raises(psycopg2.Error):
+            queue._tick()
+    queue._tick()
+    make_due(jobs_database)
+    queue._tick()
+    assert jobs_database.count() == 1
+
+
+def test_a_schedule_that_somebody_put_off_for_ever_stops_no_other(queue: jobs.PostgresJobs, jobs_database: Database):
+    queue.schedule("@every 1h", Beat())
+    jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = 'infinity'")
+    queue.schedule("@every 2h", Beat())
+    jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = now() WHERE spec = '@every 2h'")
+    assert queue._tick() == 30.0
+    assert jobs_database.count() == 1
+
+
+def test_ticks_are_counted_and_traced_like_any_enqueuing(make_queue: MakeQueue, jobs_database: Database):
+    spans, metrics = InMemorySpanExporter(), InMemoryMetricReader()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    queue = make_queue(tracer_provider=provider, meter_provider=MeterProvider([metrics]))
+    queue.schedule("@every 1h", Beat())
+    make_due(jobs_database)
+    queue._tick()
+    (span,) = spans.get_finished_spans()
+    carrier = jobs_database.value("SELECT args #>> '{ctx,carrier,traceparent}' FROM que_jobs")
+    assert span.name == "enqueue"
+    assert f"{span.context.span_id:016x}" in carrier
+    assert '"qg_client_enqueue"' in metrics.get_metrics_data().to_json()  # type: ignore[union-attr]
 
 
 def test_a_schedule_that_cant_be_recorded_fails_with_the_cause(make_queue: MakeQueue, network: Any):

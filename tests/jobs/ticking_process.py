@@ -1,9 +1,9 @@
 """A process that declares one schedule and fires it: started, stopped and killed by test_schedules.py.
 
-    python ticking_process.py DSN SPEC [hold | freeze | shift]
+    python ticking_process.py DSN SPEC [hold | freeze | shift | crowd]
 
 ``hold`` stops before the first tick is committed, ``freeze`` does so with a server that waits for
-0.2 s only, ``shift`` has a clock that is ten days fast.
+0.2 s only, ``shift`` has a clock that is ten days fast, ``crowd`` schedules another payload.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Beat:
     pass
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """A payload whose set is written in another order in each process."""
+
+    names: frozenset[str] = frozenset(str(number) for number in range(100))
 
 
 class Fast(datetime.datetime):
@@ -45,7 +52,7 @@ def main(dsn: str, spec: str, fault: str = "") -> None:
         signal.pause()
 
     queue = jobs.PostgresJobs(dsn, pool_size=1)
-    queue.schedule(spec, Beat())
+    queue.schedule(spec, Crowd() if fault == "crowd" else Beat())
     if fault == "freeze":
         statement = schedules.LOCK_DUE_SCHEDULE
         schedules.LOCK_DUE_SCHEDULE = Statement(statement.text.replace("'10s'", "'200ms'"))
