@@ -121,8 +121,7 @@ class MemoryQueue(RunningQueue):
 
     def _begin_soon(self) -> None:
         super()._begin_soon()
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
 
     def _start_workers(self) -> None:
         for number in range(1, self._options.pool_size + 1):
@@ -131,21 +130,24 @@ class MemoryQueue(RunningQueue):
             self._threads.append(thread)
 
     def _ask_workers_to_stop(self, timeout: float | None) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
         if in_signal_handler():
             atexit.register(self._stop_workers, timeout)
 
     def _stop_workers(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
         for thread in self._threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         with self._changed:
             for row in self._running.values():
                 self._logger.warning("still_running id=%d type=%s: not finished at shutdown", row.id, row.type)
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _wake(self) -> None:
+        """Let the workers look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while (row := self._next()) is not None:

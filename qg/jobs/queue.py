@@ -325,7 +325,8 @@ class RunningQueue(ABC):
                     return self._store_unless_stopped(drafts, tx)
                 if tx is None and self._shares_transaction_of(running.queue):
                     tx = running.tx
-                return self._store(drafts, tx)
+                # A job that still runs may enqueue while its own queue is shut down.
+                return self._store(drafts, tx) if running.queue is self else self._store_unless_stopped(drafts, tx)
         except ErrEnqueueFailed:
             raise
         except Exception as error:  # of whichever driver the transaction is

@@ -342,3 +342,20 @@ def test_jobs_that_cant_run_yet_dont_slow_down_those_that_can(make_queue: Callab
     eventually(lambda: len(seen) == 200, "the jobs that can run")
     assert time.monotonic() - began < 5
     assert count(queue) >= 1000
+
+
+def test_a_job_func_cant_enqueue_into_another_queue_that_was_shut_down() -> None:
+    failures: list[Exception] = []
+    with jobs.MemoryQueue() as here, jobs.MemoryQueue() as there:
+        there.shutdown()
+
+        @here.register_job_func
+        def greet(ctx: jobs.Context, job: Greet) -> None:
+            try:
+                there.enqueue(job)
+            except jobs.ErrEnqueueFailed as error:
+                failures.append(error)
+
+        here.enqueue(Greet(7))
+        here.start()
+        eventually(lambda: failures)
