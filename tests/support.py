@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +31,22 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", timeou
             return value
         assert time.monotonic() < deadline, f"{what} didn't come true within {timeout} s"
         time.sleep(0.005)
+
+
+def run_pytest(folder: Path, *arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a pytest of its own in *folder*, after the Python code *prelude*."""
+    # Without the environment of the pytest that runs us.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
+    code = f"import sys\n{prelude}\nimport pytest; sys.exit(pytest.main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, "-p", "no:cacheprovider", "-q", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 class Database:

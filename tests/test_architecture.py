@@ -7,11 +7,13 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import get_origin
 
 import pytest
 
 import qg
+from qg import jobs
 
 PACKAGE = Path(qg.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
@@ -108,9 +110,10 @@ def test_what_a_module_lists_as_public_exists(path: Path) -> None:
         assert hasattr(module, public), public
 
 
-def test_everything_public_is_documented() -> None:
-    for name in qg.__all__:
-        thing = getattr(qg, name)
+@pytest.mark.parametrize("package", [qg, jobs], ids=lambda package: package.__name__)
+def test_everything_public_is_documented(package: ModuleType) -> None:
+    for name in package.__all__:
+        thing = getattr(package, name)
         if not isinstance(thing, type) or get_origin(thing):
             continue
         assert thing.__doc__, name

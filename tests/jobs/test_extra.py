@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import run_pytest
 
 MISSING = ["cronsim", "msgspec", "opentelemetry"]
 
@@ -110,7 +110,7 @@ print(sorted(jobs.__all__)[0])
     assert (result.returncode, result.stdout) == (0, "CTX_JOB_ID\n"), result.stderr
 
 
-CONFTEST = HIDE.format(hidden=MISSING)
+WITHOUT_THE_EXTRA = HIDE.format(hidden=MISSING)
 
 TESTS = """
 import pytest, qg
@@ -123,22 +123,9 @@ def test_with_it(job_queue):
 """
 
 
-def run_pytest(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
-    return subprocess.run(
-        [sys.executable, "-c", CONFTEST + "import pytest; sys.exit(pytest.main())", *arguments],
-        cwd=path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_without_the_extra_pytest_and_its_plugin_work_and_only_the_fixture_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)
-    result = run_pytest(tmp_path, "-p", "no:cacheprovider", "-q")
+    result = run_pytest(tmp_path, prelude=WITHOUT_THE_EXTRA)
     assert "1 passed, 1 error" in result.stdout, result.stdout + result.stderr
     assert "ErrMissingExtra: qg.jobs needs" in result.stdout
     assert "pip install 'qg[jobs]'" in result.stdout

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support import run_pytest
 
 from qg import jobs
 
@@ -324,20 +322,6 @@ def test_it_was_shut_down():
 def test_that_fails(job_queue):
     job_queue.not_empty("no greeting")
 """
-
-
-def run_pytest(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # Without the environment of the pytest that runs us.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *arguments],
-        cwd=path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_the_fixture_is_there_wherever_qg_is_installed(tmp_path: Path) -> None:
