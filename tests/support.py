@@ -196,6 +196,10 @@ class Network:
             else:
                 far = socket.create_connection((self._target, self._port))
             with self._mutex:
+                if self._door is not door:  # cut() came meanwhile, and won't see this pair
+                    near.close()
+                    far.close()
+                    return
                 self._pairs.append((near, far))
             self._run(self._pipe, near, far)
 

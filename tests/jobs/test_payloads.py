@@ -25,7 +25,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -320,6 +320,7 @@ def exact(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)  # in each of five kinds
 @given(values=st.fixed_dictionaries(VALUES))
 def test_every_type_of_field_survives_exactly_in_every_kind_of_payload(kind: str, values: dict[str, Any]) -> None:
     payload = KINDS[kind](**values)
