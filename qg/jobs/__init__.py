@@ -44,7 +44,7 @@ try:
     from qg.jobs.noop import NoopQueue
     from qg.jobs.payloads import Payload
     from qg.jobs.postgres import PostgresJobs, PostgresJobsHandler
-    from qg.jobs.queue import Enqueuer, Queue, Scheduler
+    from qg.jobs.protocols import Enqueuer, Queue, Scheduler
     from qg.jobs.tables import migrate, prune_history, prune_ticks
     from qg.jobs.testing import TestAssertions, TestQueue
     from qg.tables import PollStrategy

@@ -1,4 +1,4 @@
-"""What every queue offers, and what those that run jobs have in common."""
+"""What queues that run jobs have in common, wherever the jobs are stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import one_line
@@ -40,41 +40,9 @@ from qg.tables import PollStrategy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Enqueuer", "Options", "Queue", "RunningQueue", "Schedule", "Scheduler"]
+__all__ = ["Options", "RunningQueue", "Schedule"]
 
 _Result = TypeVar("_Result")
-
-
-@runtime_checkable
-class Enqueuer(Protocol):
-    """What takes jobs. Mirrors Go's ``Enqueuer``."""
-
-    def enqueue(
-        self, job: Payload | Sequence[Payload], *, priority: int = 0, run_at: datetime | None = None, tx: object = None
-    ) -> list[int]:
-        """Store *job*, or each one of it, to be worked once; return the ids in order."""
-
-
-@runtime_checkable
-class Scheduler(Protocol):
-    """What takes schedules. Mirrors Go's ``Scheduler``."""
-
-    def schedule(self, spec: str, job: Payload) -> None:
-        """Enqueue *job* again and again, when *spec* says."""
-
-
-@runtime_checkable
-class Queue(Enqueuer, Scheduler, Protocol):
-    """What takes jobs and schedules, and runs functions for them. Mirrors Go's ``Queue``."""
-
-    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
-        """Run *fn* for the jobs of its payload type."""
-
-    def start(self) -> None:
-        """Begin to work."""
-
-    def shutdown(self, timeout: float | None = None) -> bool:
-        """Let running jobs finish, take no new ones; return whether that is done."""
 
 
 @dataclass(frozen=True)

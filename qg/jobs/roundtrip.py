@@ -1,0 +1,72 @@
+"""Whether a payload comes back from JSON as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+__all__ = ["difference", "lost_field"]
+
+
+def difference(was: Any, back: Any, place: str) -> str | None:
+    """Say where *back* isn't what *was* is, if it isn't. Quotes no values.
+
+    A tuple may come back as a list, or a list as a tuple: that is for the annotation to say.
+    """
+    pairs: list[tuple[str, Any, Any]]
+    if (names := _field_names(was)) is not None and type(was) is type(back):
+        pairs = [(f"{place}.{each}".lstrip("."), getattr(was, each), getattr(back, each)) for each in names]
+    elif isinstance(was, (list, tuple)) and isinstance(back, (list, tuple)) and len(was) == len(back):
+        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(was, back, strict=True))]
+    elif isinstance(was, dict) and isinstance(back, dict) and was.keys() == back.keys():
+        pairs = [(f"{place}[…]", value, back[key]) for key, value in was.items()]
+    elif isinstance(was, float) and not math.isfinite(was):
+        return f"{place or 'it'} is no finite number, which JSON hasn't"
+    else:
+        return None if _same(was, back) else f"{place or 'it'}, of type {_kind(was)}, would be another {_kind(back)}"
+    return next((change for pair in pairs if (change := difference(pair[1], pair[2], pair[0]))), None)
+
+
+def _same(was: Any, back: Any) -> bool:
+    if isinstance(was, datetime) and isinstance(back, datetime):
+        # Of two zones, == is always false for an hour that comes twice, or never.
+        return was.replace(tzinfo=None) == back.replace(tzinfo=None) and was.utcoffset() == back.utcoffset()
+    return bool(was == back) and isinstance(was, Enum) == isinstance(back, Enum)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def lost_field(document: Any, again: Any, known: frozenset[str] = frozenset()) -> str | None:
+    """Return a key that *document* has, but not *again*, what its payload is stored as; None if there is none."""
+    if isinstance(document, dict) and isinstance(again, dict):
+        missing = sorted(document.keys() - again.keys() - known)
+        if missing:
+            return str(missing[0])
+        pairs = [(value, again[key]) for key, value in document.items() if key in again]
+    elif isinstance(document, list) and isinstance(again, (list, tuple)):
+        pairs = list(zip(document, again, strict=False))
+    else:
+        return None
+    return next((lost for pair in pairs if (lost := lost_field(*pair)) is not None), None)
+
+
+def _field_names(payload: Any) -> list[str] | None:
+    cls = type(payload)
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls)]
+    if hasattr(cls, "__attrs_attrs__"):
+        return [field.name for field in cls.__attrs_attrs__]
+    if issubclass(cls, msgspec.Struct):
+        return list(cls.__struct_fields__)
+    if "__pydantic_validator__" in vars(cls):
+        return [*cls.model_fields, *(payload.__pydantic_extra__ or {})]
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return list(cls._fields)
+    return None
