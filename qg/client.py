@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from qg.backoff import Backoff, exponential
 from qg.connections import source_from
 from qg.errors import ErrAgain, ErrClientClosed, ErrInvalidJob, ErrInvalidOption
-from qg.failures import describe
+from qg.failures import Logger, describe
 from qg.fields import InsertParams, check_queue, decode_args, insert_params
 from qg.handlers import WorkMap, checked_work_map
 from qg.job import Job, JobStats
-from qg.locks import LockContext, LockedRow, Logger
+from qg.locks import LockContext, LockedRow
 from qg.session import Session, find_table
 from qg.synchronous import Synchronous
 from qg.tables import PollStrategy, Row, timestamp

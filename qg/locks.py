@@ -17,7 +17,7 @@ from qg.session import Session
 from qg.tables import Row, Statement, Table, iso_text
 from qg.verdicts import Reschedule
 
-__all__ = ["LockContext", "LockedRow", "Logger"]
+__all__ = ["LockContext", "LockedRow"]
 
 _MAX_ERROR_COUNT = 2**31 - 1
 _RELOCK_PAUSE_SECONDS = (0.01, 0.03, 0.1, 0.3)
@@ -34,10 +34,6 @@ class LockContext:
     # Is told of a row that was unlocked as it was locked, still to be done.
     released: Callable[[Row], None]
     _pooler_logged: threading.Event = field(default_factory=threading.Event)
-
-    def seconds_until_retry(self, error_count: int) -> float:
-        """Return the backoff for *error_count*."""
-        return seconds_until_retry(self.backoff, error_count, self.logger)
 
     def log_pooler(self, job_id: int) -> None:
         """Say once what it means that a session doesn't hold the lock it took."""
@@ -142,9 +138,10 @@ class LockedRow:
 
         However often it is called, the attempt that began with the lock counts once.
         """
-        table = self._context.table
+        context, table = self._context, self._context.table
         count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
-        change = (count, self._context.seconds_until_retry(count), storable(message, self.session.conn))
+        seconds = seconds_until_retry(context.backoff, count, context.logger)
+        change = (count, seconds, storable(message, self.session.conn))
         with self._anew():
             changed = self._run(table.set_error, (*change, *table.key(self.row)))
             if not changed:

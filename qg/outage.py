@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from qg.failures import one_line
-from qg.locks import Logger
+from qg.failures import Logger, one_line
 
 __all__ = ["Outage"]
 

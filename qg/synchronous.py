@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+from qg.failures import Logger
 from qg.fields import InsertParams, decode_args
 from qg.handlers import WorkMap, call_handler
 from qg.job import Ending, Job
-from qg.locks import Logger
 from qg.session import Session
 from qg.tables import Row, Table, iso_text
 from qg.testing import inject_job_conn, inject_job_tx

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import psycopg2
 
-from qg.failures import one_line
-from qg.locks import Logger
+from qg.failures import Logger, one_line
 from qg.marks import Marks
 from qg.session import Session
 from qg.tables import PollStrategy, Row, Table, Walk

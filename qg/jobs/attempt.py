@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2.extensions import connection
 
 from qg.driver import plain_cursor
-from qg.failures import describe, headline, storable
+from qg.failures import Logger, describe, headline, storable
 from qg.job import Job
 from qg.jobs.context import RunningJob
 from qg.jobs.envelope import git_hash
@@ -21,7 +21,6 @@ from qg.jobs.functions import Functions
 from qg.jobs.running import read_envelope, run_job_func
 from qg.jobs.tables import BEGIN_ATTEMPT, END_ATTEMPT, INSERT_ATTEMPT
 from qg.jobs.telemetry import Run, Telemetry
-from qg.locks import Logger
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
 

@@ -11,11 +11,11 @@ import json
 import re
 import typing
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import msgspec
 
-__all__ = ["Codec", "codec_of", "without_value"]
+__all__ = ["Codec", "codec_of", "field_names", "without_value"]
 
 
 class Codec(Protocol):
@@ -118,13 +118,27 @@ def codec_of(cls: Any) -> Codec | None:
         return _ByPydantic(cls)
     if issubclass(cls, msgspec.Struct):
         return _Msgspec(cls, cls.__struct_encode_fields__)
-    if dataclasses.is_dataclass(cls):
-        return _Msgspec(cast("type", cls), [field.name for field in dataclasses.fields(cls)])
-    if hasattr(cls, "__attrs_attrs__"):
-        return _Msgspec(cls, [field.name for field in cls.__attrs_attrs__])
-    if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_field_defaults"):
+    if _is_named_tuple(cls):
         return _ByName(cls)
-    return None
+    names = field_names(cls)
+    return None if names is None else _Msgspec(cls, names)
+
+
+def field_names(cls: Any) -> list[str] | None:
+    """Return the fields of *cls* by the names of their attributes, None if it isn't of a kind that has any."""
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls)]
+    if hasattr(cls, "__attrs_attrs__"):
+        return [field.name for field in cls.__attrs_attrs__]
+    if issubclass(cls, msgspec.Struct):
+        return list(cls.__struct_fields__)
+    if "__pydantic_validator__" in vars(cls):
+        return list(cls.model_fields)
+    return list(cls._fields) if _is_named_tuple(cls) else None
+
+
+def _is_named_tuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_field_defaults")
 
 
 def without_value(error: Exception) -> str:

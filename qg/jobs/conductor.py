@@ -9,8 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from qg.backoff import reconnect_pause
-from qg.failures import one_line
-from qg.locks import Logger
+from qg.failures import Logger, one_line
 
 __all__ = ["Conductor", "Duty"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2.extensions import connection
 
 from qg.errors import ErrInvalidOption
-from qg.locks import Logger
+from qg.failures import Logger
 
 __all__ = [
     "CTX_JOB_ID",

@@ -15,7 +15,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
-from qg.failures import describe, headline, seconds_until_retry
+from qg.failures import Logger, describe, headline, seconds_until_retry
 from qg.fields import decode_args, insert_params
 from qg.job import Job
 from qg.jobs.context import RunningJob
@@ -23,7 +23,6 @@ from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.queue import Options, RunningQueue, Schedule
 from qg.jobs.running import read_envelope, run_job_func
 from qg.jobs.telemetry import Run, Telemetry
-from qg.locks import Logger
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule

@@ -133,8 +133,8 @@ def _examine(cls: type) -> PayloadType:
     return PayloadType(cls, codec)
 
 
-def payloads_in(job: object) -> list[Any]:
-    """Return the payloads that *job* is or, as a list or tuple, holds.
+def payloads_in(job: object) -> list[tuple[PayloadType, Any]]:
+    """Return the payloads that *job* is or, as a list or tuple, holds, each with its type.
 
     Raises:
         ErrInvalidJobType: if there are none, or something else is among them.
@@ -146,8 +146,7 @@ def payloads_in(job: object) -> list[Any]:
     for payload in payloads:
         if isinstance(payload, type):
             raise ErrInvalidJobType(f"{payload.__qualname__} is a class; give an instance of it")
-        payload_type(type(payload))
-    return payloads
+    return [(payload_type(type(payload)), payload) for payload in payloads]
 
 
 def _own_job_type(cls: type) -> str | None:

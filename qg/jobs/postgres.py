@@ -13,7 +13,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.client import Client
-from qg.failures import one_line
+from qg.failures import Logger, one_line
 from qg.handlers import WorkFunc
 from qg.job import Job
 from qg.jobs.attempt import Attempt
@@ -24,7 +24,6 @@ from qg.jobs.queue import Options, RunningQueue, Schedule
 from qg.jobs.schedules import Schedules
 from qg.jobs.tables import JOBS_TABLE, REPORT_POOL, require_tables
 from qg.jobs.telemetry import Telemetry
-from qg.locks import Logger
 from qg.session import Session
 from qg.tables import PollStrategy
 from qg.workerpool import WorkerPool

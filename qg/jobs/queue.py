@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
-from qg.failures import one_line
+from qg.failures import Logger, one_line
 from qg.fields import check_queue, insert_params
 from qg.job import Job
 from qg.jobs.conductor import Conductor
@@ -32,7 +32,6 @@ from qg.jobs.errors import (
 from qg.jobs.functions import Functions
 from qg.jobs.payloads import Payload, PayloadT, PayloadType, payload_type, payloads_in
 from qg.jobs.telemetry import Telemetry, carrier
-from qg.locks import Logger
 from qg.polling import Polling
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
@@ -137,19 +136,18 @@ class RunningQueue(ABC):
         """
         with self._telemetry.enqueuing():
             payloads = payloads_in(job)
-            takes = [payload_type(type(payload)) for payload in payloads]
             success = False
             try:
                 self._check_job_options(priority, run_at)
                 ctx = _ctx_here()
                 drafts = [
-                    Job(each.name, _document(each, each.encode(payload), ctx), self._options.queue, priority, run_at)
-                    for each, payload in zip(takes, payloads, strict=True)
+                    Job(takes.name, _document(takes, takes.encode(each), ctx), self._options.queue, priority, run_at)
+                    for takes, each in payloads
                 ]
                 ids = self._store_somewhere(drafts, current_tx.get() if tx is None else tx)
                 success = True
             finally:
-                self._telemetry.count_enqueued([each.name for each in takes], success=success)
+                self._telemetry.count_enqueued([takes.name for takes, _ in payloads], success=success)
         return ids
 
     def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:

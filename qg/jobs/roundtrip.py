@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-import msgspec
+from qg.jobs.codecs import field_names
 
 __all__ = ["difference", "lost_field"]
 
@@ -19,7 +18,8 @@ def difference(was: Any, back: Any, place: str) -> str | None:
     A tuple may come back as a list, or a list as a tuple: that is for the annotation to say.
     """
     pairs: list[tuple[str, Any, Any]]
-    if (names := _field_names(was)) is not None and type(was) is type(back):
+    if (names := field_names(type(was))) is not None and type(was) is type(back):
+        names = [*names, *(getattr(was, "__pydantic_extra__", None) or ())]
         pairs = [(f"{place}.{each}".lstrip("."), getattr(was, each), getattr(back, each)) for each in names]
     elif isinstance(was, (list, tuple)) and isinstance(back, (list, tuple)) and len(was) == len(back):
         pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(was, back, strict=True))]
@@ -55,18 +55,3 @@ def lost_field(document: Any, again: Any, known: frozenset[str] = frozenset()) -
     else:
         return None
     return next((lost for pair in pairs if (lost := lost_field(*pair)) is not None), None)
-
-
-def _field_names(payload: Any) -> list[str] | None:
-    cls = type(payload)
-    if dataclasses.is_dataclass(cls):
-        return [field.name for field in dataclasses.fields(cls)]
-    if hasattr(cls, "__attrs_attrs__"):
-        return [field.name for field in cls.__attrs_attrs__]
-    if issubclass(cls, msgspec.Struct):
-        return list(cls.__struct_fields__)
-    if "__pydantic_validator__" in vars(cls):
-        return [*cls.model_fields, *(payload.__pydantic_extra__ or {})]
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        return list(cls._fields)
-    return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextvars import copy_context
 from typing import Any
 
-from qg.failures import PlainFailure, headline
+from qg.failures import Logger, PlainFailure, headline
 from qg.handlers import finish, unknown_type
 from qg.job import Job
 from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, RunningJob, current_tx, current_user, running_job
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Function, Functions
-from qg.locks import Logger
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["read_envelope", "run_job_func"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import timedelta
-from importlib import resources
 from typing import Any
 
 from qg.connections import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.session import Session
-from qg.tables import Statement
+from qg.tables import Statement, script
 
 __all__ = [
     "ADVANCE_SCHEDULE",
@@ -184,7 +183,7 @@ def migrate(source: object) -> None:
         ErrUnusable: if *source* is of no known kind.
         psycopg2.Error: if the database can't be reached, or doesn't let us.
     """
-    _change(source, resources.files(__package__).joinpath("tables.sql").read_text(encoding="utf-8"))
+    _change(source, script("tables.sql", "qg.jobs"))
 
 
 def prune_history(

@@ -21,8 +21,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from qg.failures import Logger
 from qg.job import Job
-from qg.locks import Logger
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["Run", "Telemetry", "carrier"]

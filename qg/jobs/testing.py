@@ -87,8 +87,7 @@ class TestQueue(TestAssertions, MemoryQueue):
         self, job: Payload | Sequence[Payload], *, priority: int = 0, run_at: datetime | None = None, tx: object = None
     ) -> list[int]:
         """Keep *job*, or each one of it; checks what a queue that runs jobs checks."""
-        types = [payload_type(type(payload)) for payload in payloads_in(job)]
-        self._types.update({each.path: each for each in types})
+        self._types.update({takes.path: takes for takes, _ in payloads_in(job)})
         return super().enqueue(job, priority=priority, run_at=run_at, tx=tx)
 
     def start(self) -> None:

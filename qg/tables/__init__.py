@@ -35,6 +35,7 @@ __all__ = [
     "ddl",
     "detect",
     "iso_text",
+    "script",
     "timestamp",
     "version_of",
 ]

@@ -77,9 +77,9 @@ def iso_text(when: datetime) -> str:
         return when.isoformat()
 
 
-def script(name: str) -> str:
-    """Return the text of the SQL script *name*, which stands beside this module."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def script(name: str, package: str = "qg.tables") -> str:
+    """Return the text of the SQL script *name* in *package*."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def timestamp(iso: str) -> datetime:
