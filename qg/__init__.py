@@ -18,7 +18,7 @@ Workers in threads are :class:`WorkerPool`; the table comes from :func:`migrate`
 
 from __future__ import annotations
 
-from qg import testing
+from qg import activejob, testing
 from qg.client import Client
 from qg.errors import (
     ErrAgain,
@@ -35,9 +35,10 @@ from qg.errors import (
     QgError,
 )
 from qg.handlers import WorkFunc, WorkMap
-from qg.job import Job, JobStats
+from qg.job import Job
 from qg.schema import migrate, schema_version
 from qg.session import prepare_statements
+from qg.stats import JobState, JobStats
 from qg.tables import PollStrategy
 from qg.transactions import Conner, Queryer, Txer
 from qg.verdicts import Discard, Reschedule
@@ -62,6 +63,7 @@ __all__ = [
     "ErrTooFewConnections",
     "ErrUnusable",
     "Job",
+    "JobState",
     "JobStats",
     "PollStrategy",
     "QgError",
@@ -72,6 +74,7 @@ __all__ = [
     "WorkMap",
     "Worker",
     "WorkerPool",
+    "activejob",
     "migrate",
     "prepare_statements",
     "schema_version",

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import psycopg2
 
-from qg.client import MAX_LOCK_ATTEMPTS, Client
+from qg.client import Client
 from qg.errors import ErrAgain
 from qg.failures import one_line
 from qg.job import Ending, Job
 from qg.locks import LockedRow
+from qg.picker import MAX_LOCK_ATTEMPTS
 from qg.session import Session
-from qg.tables import PollStrategy, Row
+from qg.tables import PollStrategy, Row, Table
+from qg.tables.locking import UNLOCK_ALL, UNLOCK_EVERYTHING, UNLOCK_JOB
 from qg.taking import Taken
 
 __all__ = ["Batch", "LockLost", "Unrecorded"]
@@ -60,6 +62,7 @@ class Batch:
         queue: the queue's name.
         size: how many jobs to take at the most.
         order: which ones come first.
+        types: returns which types of jobs to take; None means any.
         settle: is told of each job that was finished later than its handler returned: what went
             wrong with that, or None, and how many seconds the handler ran. Records and logs it, and
             returns whether it could.
@@ -72,6 +75,7 @@ class Batch:
         queue: str,
         size: int,
         order: PollStrategy,
+        types: Callable[[], tuple[str, ...] | None],
         settle: Callable[[Job, Exception | None, float], bool],
     ) -> None:
         self.session = session
@@ -83,6 +87,7 @@ class Batch:
         self._queue = queue
         self._size = self._wanted = size
         self._order = order
+        self._types = types
         self._settle = settle
         # Guards all below, and the session while it is nobody's.
         self._mutex = threading.RLock()
@@ -144,7 +149,7 @@ class Batch:
             self._break_up()
             try:
                 if self._handed_over and self.session.idle:  # the handler may have left locks of its own
-                    self.session.run(self._client._context.table.taking.unlock_everything)
+                    self.session.run(UNLOCK_EVERYTHING)
             except psycopg2.Error:
                 self.session.discard()
             if not self.session.idle:
@@ -173,9 +178,9 @@ class Batch:
     def _begin(self, row: Row) -> Job | None:
         """Return the job of *row*, or None if it can't be read, which is that job's error."""
         context = self._client._context
-        unlock = context.table.unlock_all if self._size == 1 else context.table.unlock_job
+        unlock = UNLOCK_ALL if self._size == 1 else UNLOCK_JOB
         locked = LockedRow(self.session, row, context, lent=True, unlock=unlock, before_use=self._hand_over)
-        job = self._client._read(locked)
+        job = self._client._picker.read(locked)
         if job is not None:
             self._running, self._handed_over = locked, False
             self._ran += 1
@@ -224,13 +229,21 @@ class Batch:
 
     def _take(self, finished: list[_Finished], unlock: Row | None) -> Taken | None:
         rows = [each.locked.row for each in finished]
+        table = self._client._table
         try:
             if self._handed_over and self.session.idle:
                 self.session.keep()
             taken = self._client._taker.take(
-                self.session, self._queue, self._wanted, order=self._order, finished=rows, unlock=unlock
+                self.session,
+                self._queue,
+                self._wanted,
+                order=self._order,
+                types=self._types(),
+                finished=rows,
+                unlock=unlock,
             )
         except psycopg2.Error as error:
+            self._look_again(table, error)
             if not self._finish_each(finished, error):
                 raise  # it was the taking that failed
             return None
@@ -255,11 +268,13 @@ class Batch:
             self._wanted = max(self._ran, 1)
         if not (finished or waiting):
             return
+        table = self._client._table
         try:
             if not self._client._taker.release(self.session, [each.locked.row for each in finished], waiting):
                 self._client._context.log_pooler([*(each.locked.row for each in finished), *waiting][-1].id)
                 self.session.discard()
         except psycopg2.Error as error:
+            self._look_again(table, error)
             self._finish_each(finished, error)
             self._free(waiting)
         else:
@@ -284,6 +299,13 @@ class Batch:
         for job, _, seconds in finished:
             job._ending = Ending.DELETED
             self._settle(job, None, seconds)
+
+    def _look_again(self, table: Table, error: psycopg2.Error) -> None:
+        """If *error* came because *table* was migrated, go on with the one that there is now."""
+        try:
+            self._client._is_migrated(error, table, self.session)
+        except psycopg2.Error as trouble:
+            self._client.logger.warning("table_unknown queue=%s: %s", self._queue, one_line(trouble))
 
     def _finish_each(self, finished: list[_Finished], cause: psycopg2.Error | None = None) -> bool:
         """Finish jobs one by one, after *cause* kept us from it for all; return whether any was still there."""

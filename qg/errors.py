@@ -3,7 +3,7 @@
 ::
 
     QgError
-    ├── ErrInvalidJob (ValueError)      a field of a job that can't be stored
+    ├── ErrInvalidJob (ValueError)      a field of a job that can't be stored, or isn't what it should be
     │   └── ErrMissingType              no job type
     ├── ErrInvalidOption (ValueError)   an option outside what it allows
     ├── ErrUnusable (TypeError)         a source or tx that qg can't work with
@@ -41,7 +41,7 @@ class QgError(Exception):
 
 
 class ErrInvalidJob(QgError, ValueError):
-    """A job has a field that can't be stored. Nothing was written."""
+    """A job has a field that can't be stored, or one that isn't what it should be. Nothing was written."""
 
 
 class ErrMissingType(ErrInvalidJob):

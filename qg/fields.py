@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrMissingType
-from qg.tables import iso_text
+from qg.tables import Draft, iso_text
 
-__all__ = ["InsertParams", "check_queue", "decode_args", "insert_params"]
+__all__ = ["check_queue", "decode", "draft_of"]
 
 
 class _Fields(Protocol):
@@ -18,20 +19,12 @@ class _Fields(Protocol):
     queue: str
     priority: int
     run_at: datetime | None
+    kwargs: dict[str, Any]
+    tags: Sequence[str]
 
 
-class InsertParams(NamedTuple):
-    """A job as the INSERT takes it: run_at in ISO 8601 or None for now, args as JSON text."""
-
-    queue: str
-    priority: int
-    run_at: str | None
-    type: str
-    args: str
-
-
-def insert_params(job: _Fields) -> InsertParams:
-    """Return what to insert for *job*.
+def draft_of(job: _Fields) -> Draft:
+    """Return *job* as far as it is the same for every version of the table.
 
     Raises:
         ErrMissingType: if there is no type.
@@ -41,7 +34,9 @@ def insert_params(job: _Fields) -> InsertParams:
         raise ErrMissingType("a job needs a type; name the handler that is to work it, as in Job('SendMail')")
     _check_text("type", job.type)
     _check_text("queue", job.queue)
-    return InsertParams(job.queue, _priority(job), _run_at(job), job.type, _encode_args(job))
+    return Draft(
+        job.queue, _priority(job), _run_at(job), job.type, _encode_args(job), _encode_kwargs(job), _encode_tags(job)
+    )
 
 
 def check_queue(queue: str) -> str:
@@ -57,7 +52,7 @@ def check_queue(queue: str) -> str:
     return queue
 
 
-def decode_args(text: str) -> Any:
+def decode(text: str) -> Any:
     """Return the JSON document *text* as Python values.
 
     Raises:
@@ -103,19 +98,45 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def _encode_args(job: _Fields) -> str:
+    if isinstance(job.args, bytes):
+        return _jsonable(job, "args", job.args, _checked_document)
+    return _jsonable(job, "args", job.args, _document)
+
+
+def _encode_kwargs(job: _Fields) -> str:
+    if not job.kwargs:
+        return "{}"
+    if not isinstance(job.kwargs, dict):
+        raise ErrInvalidJob(f"the kwargs of a {job.type!r} job must be a dict, not {type(job.kwargs).__name__}")
+    return _jsonable(job, "kwargs", job.kwargs, _document)
+
+
+def _encode_tags(job: _Fields) -> str:
+    if not job.tags:
+        return "[]"
+    if not isinstance(job.tags, (list, tuple)):
+        raise ErrInvalidJob(f"the tags of a {job.type!r} job must be a list of strings, not {type(job.tags).__name__}")
+    for tag in job.tags:
+        _check_text("tag", tag)
+    return _encode(job.tags)
+
+
+def _jsonable(job: _Fields, field: str, value: Any, encode: Callable[[Any], str]) -> str:
     try:
-        if isinstance(job.args, bytes):
-            return _checked_document(job.args)
-        text = _encode(job.args)
-        _check_keys(job.args)  # afterwards, since dumps() has refused what holds itself
-        return text
+        return encode(value)
     except RecursionError:
-        raise ErrInvalidJob(f"the args of a {job.type!r} job are nested too deeply for JSON") from None
+        raise ErrInvalidJob(f"the {field} of a {job.type!r} job are nested too deeply for JSON") from None
     except (TypeError, ValueError) as error:
         raise ErrInvalidJob(
-            f"the args of a {job.type!r} job aren't JSON: {error}; "
+            f"the {field} of a {job.type!r} job aren't JSON: {error}; "
             "use dicts with string keys, lists, strings, finite numbers, booleans and None"
         ) from error
+
+
+def _document(value: Any) -> str:
+    text = _encode(value)
+    _check_keys(value)  # afterwards, since the encoder has refused what holds itself
+    return text
 
 
 def _checked_document(raw: bytes) -> str:

@@ -14,6 +14,7 @@ from psycopg2.extensions import connection
 
 from qg.errors import ErrInvalidOption, ErrNotLocked
 from qg.failures import describe
+from qg.known import MIGRATED
 from qg.locks import LockedRow
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
@@ -21,7 +22,7 @@ from qg.verdicts import Discard, Reschedule
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Ending", "Job", "JobStats", "Observer"]
+__all__ = ["Ending", "Job", "Observer"]
 
 
 @dataclass(eq=False, repr=False)
@@ -42,11 +43,14 @@ class Job:
 
     Attributes:
         type: the name of the handler; Ruby's job_class.
-        args: any JSON value; ``bytes`` are a JSON document that is stored as it stands. A locked
-            job has the decoded value.
-        queue: the queue's name, "" by default.
+        args: any JSON value, from version 4 of the table on a list; ``bytes`` are a JSON document
+            that is stored as it stands. A locked job has the decoded value.
+        queue: the queue's name, "" by default; from version 4 on that is called "default".
         priority: lower runs first, from -32768 to 32767; 0 is a priority like any other.
         run_at: when the job falls due, an aware datetime; None means the database's now().
+        kwargs: Ruby's keyword arguments, a dict, from version 4 on. Versions 4 and 5 hold them as
+            the last of the args, and so has a locked job; from 6 on they have a column.
+        tags: up to five strings of up to 98 characters, from version 4 on.
     """
 
     type: str
@@ -54,6 +58,8 @@ class Job:
     queue: str = ""
     priority: int = 100
     run_at: datetime | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    tags: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._row: Row | None = None
@@ -62,6 +68,8 @@ class Job:
         self._locked: LockedRow | None = None
         self._ending: Ending | None = None
         self._observer: Observer | None = None
+        # Whether args is one argument, and no list of them, whatever the table wants.
+        self._one_argument = False
         # Whether the worker has it back, to delete it together with others.
         self._handed_in = False
         self._injected_conn: Any = None
@@ -147,10 +155,41 @@ class Job:
                 self._row = locked.row
             self._ending = Ending.FAILED
 
+    def finish(self) -> None:
+        """Keep the job in the table as finished: its work is done. From version 4 of the table on.
+
+        In all else as delete(). Mirrors Ruby's ``finish``.
+
+        Raises:
+            ErrTable: if the table is of version 3, which keeps no finished jobs; nothing was done.
+            ErrNotLocked, psycopg2.Error: as delete().
+        """
+        with self._mutex:
+            if locked := self._held("finish"):
+                locked.finish()
+            self._ending = Ending.FINISHED
+
+    def expire(self) -> None:
+        """Give the job up: one more error, and no retry. It stays in the table.
+
+        On the job's connection, as error(): an open transaction is rolled back. Version 3 of the
+        table has no such state: there the job's run_at is moved a hundred years ahead. Mirrors
+        Ruby's ``expire``.
+
+        Raises:
+            ErrNotLocked: if the job isn't locked.
+            psycopg2.Error: if that can't be written.
+        """
+        with self._mutex:
+            if locked := self._held("expire"):
+                locked.expire()
+                self._row = locked.row
+            self._ending = Ending.EXPIRED
+
     def done(self) -> None:
         """Release the job: end its transaction, unlock it and give its connection back.
 
-        Commits an open transaction in which delete() ran, and rolls back any other. Unlocks after
+        Commits an open transaction in which delete() or finish() ran, and rolls back any other. Unlocks after
         that, and even if that failed. May be called again, and from several threads: only the
         first call does anything.
 
@@ -221,9 +260,9 @@ class Job:
                 raise ErrNotLocked(
                     f"the handler of {self!r} called done(), but neither deleted it nor recorded an error"
                 )
-            if (locked := self._locked) is not None and self._ending is not Ending.FAILED:
-                if self._ending is not Ending.DELETED or not locked.deletion_stands():
-                    self.delete()
+            if (locked := self._locked) is not None and self._ending not in (Ending.FAILED, Ending.EXPIRED):
+                if self._ending not in _SETTLED or not locked.deletion_stands():
+                    self.finish() if self._ending is Ending.FINISHED else self.delete()
                 if locked.session.in_transaction:
                     locked.session.commit()
 
@@ -249,7 +288,7 @@ class Job:
                 self._locked.abandon()
 
     def _released_unsettled(self) -> bool:
-        if self._ending is Ending.DELETED:
+        if self._ending in _SETTLED:
             # It may have been rolled back, or the commit may have failed, before or in done().
             return self._attempt is not None and self._attempt.still_there()
         return self._ending is None
@@ -262,7 +301,7 @@ class Job:
         """
         with self._mutex:
             attempt = self._attempt
-            if attempt is None or (self._locked is None and self._ending in (Ending.FAILED, Ending.RESCHEDULED)):
+            if attempt is None or (self._locked is None and self._ending in _RECORDED):
                 return True  # there is nothing to record, or a block of the handler's own has recorded it
             if self._locked is not None:
                 try:
@@ -283,6 +322,8 @@ class Job:
                 return False
 
     def _carry_out(self, error: BaseException, locked: LockedRow, set_error: Callable[[str], None]) -> None:
+        if isinstance(error, MIGRATED) and locked.lost_transaction_to_migration():
+            error = Reschedule(after=0)
         if self._observer is not None:
             locked.along = self._observer.record(error, locked.session.conn)
         if isinstance(error, Reschedule):
@@ -311,28 +352,11 @@ class Ending(Enum):
     """How the attempt ended, as far as that was said."""
 
     DELETED = "deleted"
+    FINISHED = "kept as finished"
     FAILED = "failed"
+    EXPIRED = "given up"
     RESCHEDULED = "rescheduled"
 
 
-@dataclass(frozen=True)
-class JobStats:
-    """How one type of job stands in one queue. Mirrors Go's ``JobStats``.
-
-    Attributes:
-        queue: the queue's name.
-        type: the job type.
-        count: jobs in the table, whatever their state.
-        count_working: those of them that some session has locked.
-        count_errored: those that have failed at least once.
-        highest_error_count: the most failures that one of them has.
-        oldest_run_at: the earliest run_at, an aware datetime.
-    """
-
-    queue: str
-    type: str
-    count: int
-    count_working: int
-    count_errored: int
-    highest_error_count: int
-    oldest_run_at: datetime
+_SETTLED = (Ending.DELETED, Ending.FINISHED)
+_RECORDED = (Ending.FAILED, Ending.EXPIRED, Ending.RESCHEDULED)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
 
 from qg.backoff import Backoff
+from qg.errors import ErrTable
 from qg.failures import Logger, one_line, seconds_until_retry, storable
+from qg.known import MIGRATED, KnownTable
 from qg.session import Session
 from qg.tables import Row, Statement, Table, iso_text
+from qg.tables.locking import RELOCK_JOB, UNLOCK_ALL
 from qg.verdicts import Reschedule
 
 __all__ = ["LockContext", "LockedRow"]
@@ -27,13 +29,27 @@ _RELOCK_PAUSE_SECONDS = (0.01, 0.03, 0.1, 0.3)
 class LockContext:
     """What a locked row needs besides its session; one for each client."""
 
-    table: Table
+    known: KnownTable
     backoff: Backoff
+    # How often a job is tried again before it expires; None leaves that to the table.
+    maximum_retry_count: float | None
     logger: Logger
     lease: Callable[[], Session]
     # Is told of a row that was unlocked as it was locked, still to be done.
     released: Callable[[Row], None]
     _pooler_logged: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def table(self) -> Table:
+        """The table as it is known by now."""
+        return self.known.table
+
+    def expires(self, error_count: int) -> bool:
+        """Whether a job that has failed so many times is given up."""
+        most = self.maximum_retry_count
+        if most is None:
+            most = self.table.maximum_retry_count
+        return most is not None and error_count > most
 
     def log_pooler(self, job_id: int) -> None:
         """Say once what it means that a session doesn't hold the lock it took."""
@@ -68,9 +84,11 @@ class LockedRow:
         self.row = row
         self._session = session
         self._context = context
+        # As it was known when the row was locked.
+        self._table = context.table
         # A lent session is a worker's, which goes on with it after this row.
         self._lent = lent
-        self._unlock = unlock or context.table.unlock_all
+        self._unlock = unlock or UNLOCK_ALL
         # Called each time before the session is used for this row or given to its handler.
         self._before_use = before_use
         # What is to be written together with the end of a failed attempt: a statement and its parameters.
@@ -78,6 +96,7 @@ class LockedRow:
         # The transaction that delete() ran in, the last time it did; whether it ran outside of any.
         self._deleted_in: int | None = None
         self._deleted_for_good = False
+        self._given_up = False
 
     @property
     def session(self) -> Session:
@@ -93,14 +112,27 @@ class LockedRow:
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
-        table, in_transaction = self._context.table, self.session.in_transaction
-        ((count, transaction),) = self._run(table.destroy_job, table.key(self.row))
+        self._settle("destroy_job", "destroy_job_by_id", "deleted")
+
+    def finish(self) -> None:
+        """Keep the row as finished: in the open transaction, otherwise committed at once.
+
+        Raises:
+            ErrTable: if the table keeps no finished jobs.
+        """
+        if self._context.table.finish_job is None:
+            self.session.finds_another(self._context.table)
+        self._settle("finish_job", "finish_job_by_id", "kept as finished")
+
+    def _settle(self, by_key: str, by_id: str, done: str) -> None:
+        in_transaction = self.session.in_transaction
+        ((count, transaction),) = self._run(by_key, self.row.key)
         if count == 0:
-            ((count, _),) = self._run(table.destroy_job_by_id, (self.row.id,))
+            ((count, transaction),) = self._run(by_id, (self.row.id,))
             if count:
-                self._log_edited("deleted")
+                self._log_edited(done)
             elif self._deleted_in is None and not self._deleted_for_good:
-                self._log_gone("delete")
+                self._log_gone("settle")
         if in_transaction:
             self._deleted_in = transaction
         else:
@@ -124,7 +156,12 @@ class LockedRow:
         Raises:
             psycopg2.Error: if the transaction was aborted or lost.
         """
-        return self._deleted_for_good or not self._run(self._context.table.job_exists, (self.row.id,))
+        return self._deleted_for_good or not self._run("job_exists", (self.row.id,))
+
+    def lost_transaction_to_migration(self) -> bool:
+        """Whether the table was migrated since the row was locked, in the middle of what is rolled back now."""
+        self.abandon()
+        return self.session.idle and self.session.finds_another(self._table)
 
     def abandon(self) -> None:
         """Roll back what is open. A session that can't do that is closed, which does it too."""
@@ -136,31 +173,32 @@ class LockedRow:
     def set_error(self, message: str) -> None:
         """Roll back what is open; count one failure of this attempt with *message*, and commit.
 
-        However often it is called, the attempt that began with the lock counts once.
+        However often it is called, the attempt that began with the lock counts once. After the last
+        retry the job expires, and one that was given up stays so.
         """
-        context, table = self._context, self._context.table
-        count = min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
-        seconds = seconds_until_retry(context.backoff, count, context.logger)
-        change = (count, seconds, storable(message, self.session.conn))
-        with self._anew():
-            changed = self._run(table.set_error, (*change, *table.key(self.row)))
-            if not changed:
-                changed = self._run(table.set_error_by_id, (*change, self.row.id))
-                if changed:
-                    self._log_edited("marked as failed")
-        self._keep(changed, "record its error")
+        count = self._count_one_error()
+        if self._given_up:
+            self._record_error(count, None, message)
+        elif self._context.expires(count):
+            self._record_error(count, None, message)
+            self._context.logger.error("job_expired id=%d error_count=%d: it isn't tried again", self.row.id, count)
+        else:
+            seconds = seconds_until_retry(self._context.backoff, count, self._context.logger)
+            self._record_error(count, seconds, message)
+
+    def expire(self) -> None:
+        """Roll back what is open; count one failure of this attempt and give the job up, and commit."""
+        self._record_error(self._count_one_error(), None, None)
+        self._given_up = True
 
     def reschedule(self, verdict: Reschedule) -> None:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         at = None if verdict.at is None else iso_text(verdict.at)
-        with self._anew():
-            changed = self._run(self._context.table.reschedule, (at, verdict.after, self.row.id))
-        self._keep(changed, "reschedule it")
+        self._anew(lambda: self._keep(self._run("reschedule", (at, verdict.after, self.row.id)), "reschedule it"))
 
     def discard(self) -> None:
         """Roll back what is open; delete the row, and commit."""
-        with self._anew():
-            self.delete()
+        self._anew(self.delete)
         self._deleted_for_good = True
 
     def let_go(self) -> None:
@@ -202,19 +240,21 @@ class LockedRow:
         """Whether the job is in the table, for one whose lock was given up."""
         session, lent = self._reach()
         try:
-            return bool(session.run(self._context.table.job_exists, (self.row.id,)))
+            return bool(self._run_on(session, "job_exists", (self.row.id,)))
         finally:
             if not lent:
                 session.give_back()
 
     def relock(self) -> LockedRow | None:
         """Lock the row anew after its lock was lost or given up; None if it isn't as it was."""
-        table = self._context.table
         session, lent = self._reach()
-        anew = LockedRow(session, self.as_locked, self._context, lent=lent, unlock=self._unlock)
+        row, table = self.as_locked, self._context.table
+        if table is not self._table:
+            row = row._replace(queue=table.migrated_queue(row.queue))
+        anew = LockedRow(session, row, self._context, lent=lent, unlock=self._unlock)
         try:
             if anew._try_lock():
-                if session.run(table.check_job, table.key(anew.row)):
+                if anew._run("check_job", anew.row.key):
                     return anew
                 anew.let_go()
             elif not lent:
@@ -241,13 +281,38 @@ class LockedRow:
         # The server may take a moment to notice that the session which had the lock is gone.
         for pause in (0, *_RELOCK_PAUSE_SECONDS):
             time.sleep(pause)
-            if self.session.run(self._context.table.relock_job, (self.row.id,))[0][0]:
+            if self.session.run(RELOCK_JOB, (self.row.id,))[0][0]:
                 return True
         return False
 
-    @contextmanager
-    def _anew(self) -> Iterator[None]:
-        """Roll back what is open; what the block writes, and what is written along, are committed together."""
+    def _count_one_error(self) -> int:
+        return min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
+
+    def _record_error(self, count: int, seconds: float | None, message: str | None) -> None:
+        change = (count, seconds, None if message is None else storable(message, self.session.conn))
+
+        def write() -> None:
+            changed = self._run("set_error", (*change, *self.row.key))
+            if not changed:
+                changed = self._run("set_error_by_id", (*change, self.row.id))
+                if changed:
+                    self._log_edited("marked as failed")
+            self._keep(changed, "record its error")
+
+        self._anew(write)
+
+    def _anew(self, write: Callable[[], None]) -> None:
+        """Roll back what is open; what *write* writes, and what is written along, are committed together."""
+        while True:
+            table = self._context.table
+            try:
+                return self._write_anew(write)
+            except MIGRATED:
+                self._abandon_transaction()
+                if not self.session.finds_another(table):
+                    raise
+
+    def _write_anew(self, write: Callable[[], None]) -> None:
         self._abandon_transaction()
         if self.along is not None:
             try:
@@ -256,7 +321,7 @@ class LockedRow:
                 # A retry that can't be told of is better than none.
                 self._context.logger.error("attempt_unrecorded id=%d: %s", self.row.id, one_line(trouble))
                 self.session.rollback()
-        yield
+        write()
         if self.session.in_transaction:
             self.session.commit()
 
@@ -265,10 +330,30 @@ class LockedRow:
         if self.session.in_transaction:
             self.session.rollback()
 
-    def _run(self, statement: Statement, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _run(self, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if self.session.in_transaction:
-            return self.session.run_in_transaction(statement, params)
-        return self.session.run(statement, params)
+            return self.session.run_in_transaction(self._statement(name), params)
+        return self._run_on(self.session, name, params)
+
+    def _run_on(self, session: Session, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Run a statement by itself, and if the table was migrated, that of the other table."""
+        while True:
+            table = self._context.table
+            try:
+                return session.run(self._statement(name), params)
+            except MIGRATED:
+                if not session.finds_another(table):
+                    raise
+
+    def _statement(self, name: str) -> Statement:
+        table = self._context.table
+        statement: Statement | None = getattr(table, name)
+        if statement is None:
+            raise ErrTable(
+                f"the que_jobs table is of version {table.version}, which keeps no finished jobs; "
+                "delete() the job instead, or migrate the table to version 4 or later"
+            )
+        return statement
 
     def _keep(self, changed: list[tuple[Any, ...]], purpose: str) -> None:
         if changed:
@@ -277,6 +362,8 @@ class LockedRow:
             self._log_gone(purpose)
 
     def _log_edited(self, done: str) -> None:
+        if self._context.table is not self._table:
+            return  # by a migration
         self._context.logger.warning(
             "job_edited id=%d: somebody changed its queue, priority or run_at while it ran; it was %s by its id",
             self.row.id,

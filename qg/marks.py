@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
-from qg.tables import Row, Walk, timestamp
+from qg.tables import Row, timestamp
+from qg.tables.locking import Walk
 
 __all__ = ["Marks", "Start"]
 

@@ -33,13 +33,14 @@ class Outage:
                 one_line(cause),
             )
 
-    def over_for(self, worker: object) -> None:
-        """Note that *worker* reached the database."""
+    def over_for(self, worker: object) -> bool:
+        """Note that *worker* reached the database; return whether that ended the outage."""
         if worker not in self._affected:
-            return
+            return False
         with self._mutex:
             self._affected.discard(worker)
             last = not self._affected
             seconds = time.monotonic() - self._began
         if last:
             self._logger.warning("outage_over after=%.1fs", seconds)
+        return last

@@ -17,9 +17,16 @@ _LARGEST_BATCH = 1000
 
 
 class Polling:
-    """Holds ``batch_size`` and ``poll_strategy``; ``queue`` and ``interval``, which can be set until the start."""
+    """Holds what is asked for; ``queue`` and ``interval`` can be set until the start."""
 
-    def __init__(self, queue: str | None, interval: float | None, batch_size: int, poll_strategy: PollStrategy) -> None:
+    def __init__(
+        self,
+        queue: str | None,
+        interval: float | None,
+        batch_size: int,
+        poll_strategy: PollStrategy,
+        only_known_types: bool,
+    ) -> None:
         self._started = False
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= _LARGEST_BATCH:
             raise ErrInvalidOption(f"batch_size must be a number of jobs, 1 to {_LARGEST_BATCH}, not {batch_size!r}")
@@ -27,8 +34,11 @@ class Polling:
             raise ErrInvalidOption(
                 f"poll_strategy must be qg.PollStrategy.PRIORITY or qg.PollStrategy.RUN_AT, not {poll_strategy!r}"
             )
+        if not isinstance(only_known_types, bool):
+            raise ErrInvalidOption(f"only_known_types must be True or False, not {only_known_types!r}")
         self._batch_size = batch_size
         self._poll_strategy = poll_strategy
+        self._only_known_types = only_known_types
         self.queue = os.environ.get("QUE_QUEUE", "") if queue is None else queue
         self.interval = _interval_from_environment() if interval is None else interval
 
@@ -41,6 +51,11 @@ class Polling:
     def poll_strategy(self) -> PollStrategy:
         """In which order due jobs are taken."""
         return self._poll_strategy
+
+    @property
+    def only_known_types(self) -> bool:
+        """Whether jobs of types that aren't in the work map are left to others."""
+        return self._only_known_types
 
     @property
     def queue(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -15,18 +17,22 @@ from psycopg2.extensions import (
     connection,
     cursor,
 )
+from psycopg2.sql import SQL, Identifier
 
-from qg.connections import Source, transaction
+from qg.connections import Source
 from qg.driver import commit, is_quiet, plain_cursor, rollback
-from qg.tables import PREPARED_NAMES, Statement, Table, detect
+from qg.errors import ErrTable
+from qg.known import MIGRATED, KnownTable
+from qg.tables import Statement, Table, detect
+from qg.tables.locking import FINISH_JOBS, PREPARED_NAMES, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT, UNLOCK_JOB
 
-__all__ = ["Session", "find_table", "prepare_statements"]
+__all__ = ["Session", "prepare_statements"]
 
-# Which table's statements a connection has. A connection from somebody's pool outlives the client
+# Which versions' statements a connection has. A connection from somebody's pool outlives the client
 # that prepared it, and the next client needn't do it again; so this is nobody's but the module's.
-_prepared: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
-# The connections that have the functions of their table's Taking as well.
-_can_take: weakref.WeakSet[connection] = weakref.WeakSet()
+_prepared: weakref.WeakKeyDictionary[connection, set[int]] = weakref.WeakKeyDictionary()
+# Which version's functions it has: there is one set of them.
+_can_take: weakref.WeakKeyDictionary[connection, int] = weakref.WeakKeyDictionary()
 
 
 class Session:
@@ -37,16 +43,18 @@ class Session:
     threads by itself: the job that is locked on it sees to that.
     """
 
-    def __init__(self, source: Source, table: Table) -> None:
-        self._table = table
+    def __init__(self, source: Source, known: KnownTable) -> None:
+        self._known = known
         self._lease = source.lease()
         self._returned = False
+        # The version whose table of lockers this session is to be in, and what removes it from there.
+        self.enlisted_in: Table | None = None
+        self._leave: Statement | None = None
+        self._channel: Identifier | None = None
         try:
             self._mode = _Mode.of(self.conn)
             self.tidy()
-            if _prepared.get(self.conn) is not table:
-                with self._autocommit():
-                    self._prepare()
+            self._prepare_at_first()
         except BaseException:
             self.discard()
             raise
@@ -97,21 +105,21 @@ class Session:
         Raises:
             psycopg2.Error: if the session may not have functions of its own.
         """
-        if self.conn not in _can_take:
-            taking = self._table.taking
+        table = self._known.table
+        if _can_take.get(self.conn) != table.version:
             with self._autocommit(), plain_cursor(self.conn) as cur:
-                cur.execute(taking.functions)
-                _prepare_missing(cur, [taking.finish_jobs, taking.take_jobs, taking.take_jobs_by_run_at])
-            _can_take.add(self.conn)
+                cur.execute(table.functions)
+                _prepare_missing(cur, [FINISH_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
+            _can_take[self.conn] = table.version
 
     def finish_and_run(
         self, finish: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
     ) -> list[tuple[Any, ...]]:
-        """Run finish_jobs in a transaction of its own, then *statement* by itself, in one message.
+        """Run FINISH_JOBS in a transaction of its own, then *statement* by itself, in one message.
 
         Args:
-            finish: the parameters of finish_jobs; None leaves it out.
-            statement: take_jobs or another.
+            finish: the parameters of FINISH_JOBS; None leaves it out.
+            statement: TAKE_JOBS or another.
             params: its parameters.
 
         Returns:
@@ -121,10 +129,9 @@ class Session:
             psycopg2.Error: if one of them fails; no transaction is left open. Whether the first was
                 committed then, only the table tells.
         """
-        finish_jobs = self._table.taking.finish_jobs
         sql, everything = statement.call_sql, params
         if finish is not None:
-            sql, everything = f"BEGIN;{finish_jobs.call_sql};COMMIT;{sql}", (*finish, *params)
+            sql, everything = f"BEGIN;{FINISH_JOBS.call_sql};COMMIT;{sql}", (*finish, *params)
         with self._autocommit():
             try:
                 return self._fetch(sql, everything)
@@ -132,7 +139,7 @@ class Session:
                 # Thrown away, as in run(). Where that happened after the COMMIT, half of it is done.
                 undone = self.in_transaction
                 self.rollback()
-                _can_take.discard(self.conn)
+                _can_take.pop(self.conn, None)
                 self.prepare_taking()
                 return self._fetch(sql, everything) if undone else self._fetch(statement.call_sql, params)
             finally:
@@ -166,11 +173,44 @@ class Session:
         self.tidy()
         self.conn.autocommit = True
 
+    def finds_another(self, than: Table) -> bool:
+        """Whether the table isn't *than* any more, a statement of which has failed; the client knows then.
+
+        One query, in whatever transaction is open; none if somebody else has found it already. False
+        too where there is none any more that qg works.
+        """
+        if self._known.table is than:
+            with (
+                suppress(ErrTable),
+                self._autocommit() if self.idle else nullcontext(),
+                plain_cursor(self.conn) as cur,
+            ):
+                self._known.has_become(detect(cur))
+        return self._known.table is not than
+
+    def enlist(self, workers: int, queue: str, *, listening: bool) -> None:
+        """Say in the table of lockers, where there is one, that this session is one of this process's.
+
+        Ruby Que shows with it who works a job. Ends with give_back(), or with the session.
+
+        Args:
+            workers: how many jobs the session is to be notified of in turn; 0 for none.
+            queue: the queue's name.
+            listening: whether it is to be notified.
+        """
+        table = self.enlisted_in = self._known.table
+        self._leave = None
+        if table.lockers is not None:
+            whose = (os.getpid(), socket.gethostname(), table.queue_name(queue))
+            self.run(table.lockers.register, (workers, *whose, listening))
+            self._leave = table.lockers.leave
+
     def listen(self) -> None:
         """Hear of jobs that are enqueued, from now on."""
         self.keep()
+        self._channel = Identifier(self._known.table.channel(self.conn.info.backend_pid))
         with plain_cursor(self.conn) as cur:
-            cur.execute(self._table.listen)
+            cur.execute(SQL("LISTEN {}").format(self._channel))
 
     def notifications(self) -> list[str]:
         """Return what was heard since the last call; doesn't wait."""
@@ -181,9 +221,11 @@ class Session:
 
     def stop_listening(self) -> None:
         """Hear no more; a session that can't do that is closed."""
+        if self._channel is None:
+            return
         try:
             with plain_cursor(self.conn) as cur:
-                cur.execute(self._table.stop_listening)
+                cur.execute(SQL("UNLISTEN {}").format(self._channel))
             self.conn.notifies.clear()
         except psycopg2.Error:
             self.discard()
@@ -197,6 +239,8 @@ class Session:
             return
         try:
             if self.idle:
+                if self._leave is not None:
+                    self.run(self._leave)
                 self._mode.apply(self.conn, autocommit=self._mode.autocommit)
         except psycopg2.Error:
             self.conn.close()
@@ -227,10 +271,23 @@ class Session:
             cur.execute(sql, params)
             return cur.fetchall()
 
+    def _prepare_at_first(self) -> None:
+        table = self._known.table
+        if table.version in _prepared.get(self.conn, ()):
+            return
+        with self._autocommit():
+            try:
+                self._prepare()
+            except MIGRATED:
+                if not self.finds_another(table):
+                    raise
+                self._prepare()
+
     def _prepare(self) -> None:
         with plain_cursor(self.conn) as cur:
-            _prepare_missing(cur, self._table.prepared)
-        _prepared[self.conn] = self._table
+            table = self._known.table
+            _prepare_missing(cur, [UNLOCK_JOB, *table.prepared])
+        _prepared.setdefault(self.conn, set()).add(table.version)
 
 
 class _Mode(NamedTuple):
@@ -276,20 +333,10 @@ def prepare_statements(conn: connection) -> None:
     idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
     try:
         with plain_cursor(conn) as cur:
-            _prepare_missing(cur, detect(cur).prepared)
+            _prepare_missing(cur, [UNLOCK_JOB, *detect(cur).prepared])
     finally:
         if idle and not conn.closed:
             conn.rollback()
-
-
-def find_table(source: Source) -> Table:
-    """Return the table that the connections of *source* find.
-
-    Raises:
-        ErrTable: if there is no table of a version that qg works.
-    """
-    with transaction(source) as cur:
-        return detect(cur)
 
 
 def _prepare_missing(cur: cursor, statements: Sequence[Statement]) -> None:

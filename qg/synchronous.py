@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from qg.failures import Logger
-from qg.fields import InsertParams, decode_args
+from qg.fields import decode
 from qg.handlers import WorkMap, call_handler
 from qg.job import Ending, Job
 from qg.session import Session
-from qg.tables import Row, Table, iso_text
+from qg.tables import Draft, Row, Table, iso_text
 from qg.testing import inject_job_conn, inject_job_tx
 from qg.transactions import queryer_in, rows_in
 from qg.verdicts import Discard, Reschedule
@@ -29,17 +29,17 @@ class Synchronous:
         self._job_class = job_class
         self._logger = logger
 
-    def run(self, params: InsertParams, session: Session, table: Table) -> Row | None:
+    def run(self, draft: Draft, session: Session, table: Table) -> Row | None:
         """Run the job in a transaction of *session*, committed when the handler returns.
 
         Returns:
             None, or the row of a job that its handler rescheduled and that is stored therefore.
         """
-        job = inject_job_conn(inject_job_tx(self._job_of(params), session.conn), session.conn)
+        job = inject_job_conn(inject_job_tx(self._job_of(draft), session.conn), session.conn)
         try:
             call_handler(self._work_map, job)
-            if job._ending is Ending.FAILED:
-                self._logger.error("job_failed type=%s: its handler called error()", job.type)
+            if job._ending in (Ending.FAILED, Ending.EXPIRED):
+                self._logger.error("job_failed type=%s: its handler called error() or expire()", job.type)
             elif session.in_transaction:
                 session.commit()
         except Discard as verdict:
@@ -47,14 +47,14 @@ class Synchronous:
         except Reschedule as verdict:
             if session.in_transaction:
                 session.rollback()
-            return Row.read(session.run(table.insert_job, _at(verdict, params))[0][0])
+            return Row.read(session.run(table.insert_job, _at(verdict, draft)[: table.width])[0][0])
         finally:
             job.done()
             if session.in_transaction:
                 session.rollback()
         return None
 
-    def run_in_tx(self, params: InsertParams, tx: object, table: Table) -> Row | None:
+    def run_in_tx(self, draft: Draft, tx: object, table: Table) -> Row | None:
         """Run the job within the caller's transaction, which is neither committed nor rolled back.
 
         Returns:
@@ -62,26 +62,29 @@ class Synchronous:
             *tx*, since only the caller can roll that back.
         """
         queryer = queryer_in(tx)
-        job = inject_job_tx(self._job_of(params), queryer)
+        job = inject_job_tx(self._job_of(draft), queryer)
         job._injected_conn = queryer
         try:
             call_handler(self._work_map, job)
         except Discard as verdict:
             self._log_discarded(job, verdict)
         except Reschedule as verdict:
-            return Row.read(rows_in(tx, table.insert_job, _at(verdict, params))[0][0])
+            return Row.read(rows_in(tx, table.insert_job, _at(verdict, draft)[: table.width])[0][0])
         finally:
             job.done()
         return None
 
-    def _job_of(self, params: InsertParams) -> Job:
-        args = decode_args(params.args)
-        return self._job_class(params.type, args, params.queue, params.priority, datetime.now(timezone.utc))
+    def _job_of(self, draft: Draft) -> Job:
+        args = decode(draft.args)
+        job = self._job_class(draft.type, args, draft.queue, draft.priority, datetime.now(timezone.utc))
+        if draft.kwargs != "{}" or draft.tags != "[]":
+            job.kwargs, job.tags = decode(draft.kwargs), decode(draft.tags)
+        return job
 
     def _log_discarded(self, job: Job, verdict: Discard) -> None:
         self._logger.warning("job_discarded type=%s reason=%s", job.type, verdict.reason)
 
 
-def _at(verdict: Reschedule, params: InsertParams) -> InsertParams:
+def _at(verdict: Reschedule, draft: Draft) -> Draft:
     at = verdict.at or datetime.now(timezone.utc) + timedelta(seconds=verdict.after or 0)
-    return params._replace(run_at=iso_text(at))
+    return draft._replace(run_at=iso_text(at))

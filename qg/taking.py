@@ -10,9 +10,11 @@ from typing import NamedTuple
 import psycopg2
 
 from qg.failures import Logger, one_line
+from qg.known import KnownTable
 from qg.marks import Marks
 from qg.session import Session
-from qg.tables import PollStrategy, Row, Table, Walk
+from qg.tables import PollStrategy, Row
+from qg.tables.locking import UNLOCK_JOBS, Walk, finish_params, take_jobs_in
 
 __all__ = ["Taken", "Taker"]
 
@@ -41,19 +43,20 @@ class Taker:
     turns false for good, and the plain statements do it one by one.
     """
 
-    def __init__(self, table: Table, logger: Logger) -> None:
+    def __init__(self, known: KnownTable, logger: Logger) -> None:
         self.possible = True
-        self._taking = table.taking
+        self._known = known
         self._logger = logger
         self._mutex = threading.Lock()
-        self._marks: dict[str, Marks] = {}
+        # A walk that looks for some types passes by the others.
+        self._marks: dict[tuple[str, tuple[str, ...] | None], Marks] = {}
 
-    def marks(self, queue: str) -> Marks:
-        """Return what is known of *queue*."""
-        marks = self._marks.get(queue)
+    def marks(self, queue: str, types: tuple[str, ...] | None = None) -> Marks:
+        """Return what is known of *queue*, or of *types* there."""
+        marks = self._marks.get((queue, types))
         if marks is None:
             with self._mutex:
-                marks = self._marks.setdefault(queue, Marks())
+                marks = self._marks.setdefault((queue, types), Marks())
         return marks
 
     def take(
@@ -63,6 +66,7 @@ class Taker:
         wanted: int = 1,
         *,
         order: PollStrategy = PollStrategy.PRIORITY,
+        types: tuple[str, ...] | None = None,
         finished: Sequence[Row] = (),
         unlock: Row | None = None,
         anew: bool = False,
@@ -76,6 +80,7 @@ class Taker:
             queue: the queue's name.
             wanted: how many jobs at the most.
             order: which ones come first.
+            types: only jobs of these types; None means of any.
             finished: rows that are locked on the session.
             unlock: one of the rows that are locked on the session; None if none is.
             anew: whether to walk from the very start, whatever that costs.
@@ -88,13 +93,14 @@ class Taker:
         """
         if not self._prepare(session):
             return None
-        marks = self.marks(queue)
+        queue = self._known.table.queue_name(queue)
+        marks = self.marks(queue, types)
         start = marks.start(anew=anew)
-        finish = self._taking.finish_params(finished) if finished else None
-        take_jobs = self._taking.take_jobs_in(order)
-        params = (unlock.id if unlock else None, queue, wanted, *start.params)
+        finish = finish_params(finished) if finished else None
+        wanted_types = None if types is None else list(types)
+        params = (unlock.id if unlock else None, queue, wanted, wanted_types, *start.params)
         try:
-            *found, last = (text for (text,) in session.finish_and_run(finish, take_jobs, params))
+            *found, last = (text for (text,) in session.finish_and_run(finish, take_jobs_in(order), params))
         except psycopg2.errors.FeatureNotSupported as error:
             self._give_up(error)
             return None
@@ -118,16 +124,18 @@ class Taker:
         Raises:
             psycopg2.Error: if it fails. How much was done by then, only the table tells.
         """
-        finish = self._taking.finish_params(finished) if finished else None
+        finish = finish_params(finished) if finished else None
         ids = [row.id for row in (*finished, *waiting)]
-        ((unlocked,),) = session.finish_and_run(finish, self._taking.unlock_jobs, (ids,))
+        ((unlocked,),) = session.finish_and_run(finish, UNLOCK_JOBS, (ids,))
         for row in waiting:
             self.released(row)
         return bool(unlocked == len(ids))
 
     def released(self, row: Row) -> None:
         """Note that *row* is free again and still to be done."""
-        self.marks(row.queue).released(row)
+        for (queue, _), marks in list(self._marks.items()):
+            if queue == row.queue:
+                marks.released(row)
 
     def _prepare(self, session: Session) -> bool:
         if self.possible:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 
+import psycopg2
+
 from qg.backoff import reconnect_pause
 from qg.batch import Batch, LockLost, Unrecorded
 from qg.client import Client
@@ -22,7 +24,8 @@ from qg.polling import Polling
 from qg.session import Session
 from qg.signals import in_signal_handler
 from qg.sleepers import Sleepers
-from qg.tables import PollStrategy
+from qg.tables import PollStrategy, Table
+from qg.tables.locking import UNLOCK_EVERYTHING
 from qg.verdicts import Discard
 
 __all__ = ["Worker", "working_now"]
@@ -54,6 +57,8 @@ class Worker(Polling):
             crash in between runs them again.
         poll_strategy: which of the due jobs comes first: the most urgent, or with
             ``PollStrategy.RUN_AT`` the earliest.
+        only_known_types: whether to leave jobs whose type isn't in *work_map* to others that work
+            the same queue, instead of failing them.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -68,8 +73,9 @@ class Worker(Polling):
         interval: float | None = None,
         batch_size: int = 1,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
+        only_known_types: bool = False,
     ) -> None:
-        super().__init__(queue, interval, batch_size, poll_strategy)
+        super().__init__(queue, interval, batch_size, poll_strategy, only_known_types)
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker needs a qg.Client, not {type(client).__name__}")
         self._client = client
@@ -120,14 +126,19 @@ class Worker(Polling):
         Raises:
             ErrAgain, ErrClientClosed, psycopg2.Error: if no job could be locked.
         """
-        session = self._client._lease()
-        try:
-            worked = self._work_one(session) is not _Round.IDLE
-        except BaseException:
-            session.discard()
-            raise
-        session.give_back()
-        return worked
+        while True:
+            session, table = self._client._lease(), self._client._table
+            try:
+                worked = self._work_one(session) is not _Round.IDLE
+            except BaseException as error:
+                try:
+                    if not self._client._is_migrated(error, table, session):
+                        raise
+                finally:
+                    session.discard()
+            else:
+                session.give_back()
+                return worked
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let the running job finish, take no new one, and wait until work() has returned.
@@ -170,6 +181,7 @@ class Worker(Polling):
         while not self._stopping:
             due: float | None = None
             calls = self._sleepers.calls
+            table = self._client._table
             try:
                 batch = self._own_batch()
                 outcome = self._work_next(batch)
@@ -187,17 +199,42 @@ class Worker(Polling):
             except Unrecorded:
                 outcome = _Round.UNRECORDED
             except Exception as error:  # of psycopg2 or of the source; the worker outlives them all
+                if self._goes_on_after(error, table):
+                    continue
                 self._discard_session()
                 self._outage.met_by(self, error)
                 failures += 1
                 self._sleep(reconnect_pause(failures, self.interval))
                 continue
             failures = 0
-            self._outage.over_for(self)
+            if self._outage.over_for(self):
+                self._client._known.tell()
             if outcome is _Round.IDLE:
                 self._sleep(self.interval, due, calls)
             elif outcome is _Round.UNRECORDED:
                 self._sleep(self.interval)
+
+    def _goes_on_after(self, error: Exception, table: Table) -> bool:
+        """Whether *error* is only that *table* was migrated; the session has gone then."""
+        try:
+            if not self._client._is_migrated(error, table, self._session):
+                return False
+        except psycopg2.Error:  # the caller says what it met first
+            return False
+        self._logger.info("table_migrated queue=%s version=%d", self.queue, self._client._table.version)
+        self._free_session()
+        return True
+
+    def _free_session(self) -> None:
+        """End the batch, and let go of what a statement that failed has locked; keep the session if that can be."""
+        try:
+            self._end_batch()
+            if self._session is not None and self._session.idle:
+                self._session.run(UNLOCK_EVERYTHING)
+                return
+        except psycopg2.Error:
+            pass  # it is closed, which frees the locks
+        self._discard_session()
 
     def _work_next(self, batch: Batch) -> _Round:
         """Work the next job of *batch*; comes to the same as _work_one() in fewer messages.
@@ -229,7 +266,7 @@ class Worker(Polling):
 
         After an exception other than ErrAgain, *session* isn't to be used again.
         """
-        job = self._client._lock_plainly(session, self.queue, self.poll_strategy, lent=True)
+        job = self._client._picker.pick_plainly(session, self.queue, self.poll_strategy, self._types(), lent=True)
         if job is None:
             self._logger.debug("no_job queue=%s", self.queue)
             return _Round.IDLE
@@ -274,8 +311,10 @@ class Worker(Polling):
             self._logger.warning("job_discarded id=%d type=%s: %s", job.id, job.type, error)
         elif job._ending is Ending.RESCHEDULED:
             self._logger.info("job_rescheduled id=%d type=%s: %s", job.id, job.type, error or "by its handler")
-        elif job._ending is Ending.DELETED and error is None:
+        elif job._ending in (Ending.DELETED, Ending.FINISHED) and error is None:
             self._logger.info("job_worked id=%d type=%s seconds=%.3f", job.id, job.type, seconds)
+        elif job._ending is Ending.EXPIRED and error is None:
+            self._logger.error("job_expired id=%d type=%s: by its handler", job.id, job.type)
         else:
             line = headline(error) if error else (job.last_error or "").split("\n", 1)[0]
             trace = None if isinstance(error, PlainFailure) else error
@@ -300,9 +339,20 @@ class Worker(Polling):
                 self._discard_session()
                 self._session = self._client._lease()
             self._batch = Batch(
-                self._client, self._session, self.queue, self.batch_size, self.poll_strategy, self._settle_later
+                self._client,
+                self._session,
+                self.queue,
+                self.batch_size,
+                self.poll_strategy,
+                self._types,
+                self._settle_later,
             )
+        if self._batch.session.enlisted_in is not self._client._table:
+            self._client._enlist(self._batch.session, self.queue)
         return self._batch
+
+    def _types(self) -> tuple[str, ...] | None:
+        return tuple(self._work_map) if self.only_known_types else None
 
     def _settle_later(self, job: Job, error: Exception | None, seconds: float) -> bool:
         return self._settle(job, error, seconds) is _Round.WORKED

@@ -46,6 +46,10 @@ class WorkerPool(Polling):
             QUE_WAKE_INTERVAL, or 5.
         batch_size: how many jobs a worker locks at once; as for a Worker.
         poll_strategy: which of the due jobs comes first; as for a Worker.
+        only_known_types: whether to leave jobs of other types to others; as for a Worker.
+        listen: whether to listen, if the table notifies. From version 4 on, where each job is told to
+            one listening locker in turn, Ruby's or ours, that may be too many or too few for a pool
+            that works only some types; it polls in any case.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -61,8 +65,12 @@ class WorkerPool(Polling):
         interval: float | None = None,
         batch_size: int = 1,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
+        only_known_types: bool = False,
+        listen: bool = True,
     ) -> None:
-        super().__init__(queue, interval, batch_size, poll_strategy)
+        super().__init__(queue, interval, batch_size, poll_strategy, only_known_types)
+        if not isinstance(listen, bool):
+            raise ErrInvalidOption(f"listen must be True or False, not {listen!r}")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
         if not isinstance(client, Client):
@@ -70,6 +78,7 @@ class WorkerPool(Polling):
         self.work_map = checked_work_map(work_map)
         self._client = client
         self._count = count
+        self._listen = listen
         self._workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
         self._listener: Listener | None = None
@@ -172,8 +181,9 @@ class WorkerPool(Polling):
         workers: list[Worker] = []
         sessions = self._lease_all()
         try:
-            if sessions:
-                self._listener = self._listen(sessions[0], sleepers)
+            if sessions and self._listen:
+                self._listener = Listener(self._client, self.queue, self._count, sleepers, self.interval)
+                self._listener.start(sessions[0])
         except BaseException:
             for session in sessions:
                 session.give_back()
@@ -186,17 +196,11 @@ class WorkerPool(Polling):
                 interval=self.interval,
                 batch_size=self.batch_size,
                 poll_strategy=self.poll_strategy,
+                only_known_types=self.only_known_types,
             )
             worker._join_pool(session, outage, sleepers)
             workers.append(worker)
         return workers
-
-    def _listen(self, session: Session, sleepers: Sleepers) -> Listener | None:
-        """Return a listener that listens, if the table notifies and there is a connection for it."""
-        if not session.run(self._client._table.notifies)[0][0]:
-            return None
-        listener = Listener(self._client, self.queue, sleepers, self.interval)
-        return listener if listener.start() else None
 
     def _lease_all(self) -> list[Session]:
         """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg2.extensions import make_dsn
-from support import Database, Network, eventually
+from support import VERSION, Database, Network, eventually, jobs_view
 
 import qg
 import qg.batch
@@ -22,6 +22,14 @@ settings.register_profile(
     "qg", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 settings.load_profile("qg")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Keep what no UTF-8 holds out of the report, which xdist sends from process to process."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "replace").decode("utf-8")) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -42,21 +50,24 @@ def server_dsn() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def make_database(server_dsn: str) -> Iterator[object]:
-    """A function that creates a database with a que_jobs table and returns its DSN."""
+    """A function that creates a database and returns its DSN: with a que_jobs table of VERSION, and the view
+    jobs, or with a table of another version."""
     names: list[str] = []
 
-    def execute(statement: str) -> None:
-        with closing(psycopg2.connect(server_dsn)) as conn:
+    def execute(statement: str, dsn: str = server_dsn) -> None:
+        with closing(psycopg2.connect(dsn)) as conn:
             conn.autocommit = True
             with conn.cursor() as cur:
                 cur.execute(statement)
 
-    def make(*, migrate: bool = True, options: str = "") -> str:
+    def make(*, migrate: bool = True, version: int | None = None, options: str = "") -> str:
         names.append(f"qg_test_{uuid.uuid4().hex[:12]}")
         execute(f"CREATE DATABASE {names[-1]} {options}")
         dsn = make_dsn(server_dsn, dbname=names[-1])
         if migrate:
-            qg.migrate(dsn)
+            qg.migrate(dsn, VERSION if version is None else version)
+        if migrate and version is None:
+            execute(jobs_view(VERSION), dsn)
         return dsn
 
     yield make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import subprocess
@@ -21,6 +22,29 @@ import qg
 
 PATIENCE = 10.0
 
+# Of the table that the tests work on.
+VERSION = int(os.environ.get("QG_TEST_VERSION", "3"))
+
+# What version 3 and the later ones call differently: two columns, queue "", and, in qg, most prepared statements.
+ID, LAST_ERROR, UNNAMED, SUFFIX = (
+    ("job_id", "last_error", "", "") if VERSION == 3 else ("id", "last_error_message", "default", f"_v{VERSION}")
+)
+# The type of args.
+JSON = "json" if VERSION == 3 else "jsonb"
+
+
+def jobs_view(version: int) -> str:
+    """Return what creates the view jobs: the table of *version* as version 3 has it; last_error can't be set."""
+    if version == 3:
+        return "CREATE VIEW jobs AS SELECT * FROM que_jobs"
+    view = (
+        "CREATE VIEW jobs AS SELECT id AS job_id, queue, priority, run_at, job_class, args, error_count, "
+        "last_error_message || coalesce(E'\\n' || last_error_backtrace, '') AS last_error"
+    )
+    if version <= 5:
+        return f"{view} FROM que_jobs"
+    return f"{view}, job_schema_version FROM que_jobs; ALTER VIEW jobs ALTER job_schema_version SET DEFAULT 2"
+
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:
     """Return the first true value of *condition*; fail if none comes within *timeout* seconds."""
@@ -31,6 +55,11 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", timeou
             return value
         assert time.monotonic() < deadline, f"{what} didn't come true within {timeout} s"
         time.sleep(0.005)
+
+
+def name_of(value: object) -> str:
+    """Return repr() without addresses: a test has the same name in every process then, as xdist needs it."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def run_pytest(folder: Path, *arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
@@ -70,7 +99,7 @@ class Database:
 
     def jobs(self) -> list[tuple[Any, ...]]:
         """Every job's id, type, error_count and last_error, in the order of the ids."""
-        return self.query("SELECT job_id, job_class, error_count, last_error FROM que_jobs ORDER BY job_id")
+        return self.query("SELECT job_id, job_class, error_count, last_error FROM jobs ORDER BY job_id")
 
     def count(self) -> int:
         return int(self.value("SELECT count(*) FROM que_jobs"))

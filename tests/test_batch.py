@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import PATIENCE, Database, UntilEmpty, eventually
+from support import ID, PATIENCE, Database, UntilEmpty, eventually
 
 import qg
 import qg.batch
@@ -46,7 +46,7 @@ def work(client: qg.Client) -> Iterator[Callable[..., tuple[qg.Worker, threading
 
 def fill(database: Database, count: int) -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, %s)", (count,)
+        "INSERT INTO jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, %s)", (count,)
     )
 
 
@@ -80,7 +80,7 @@ def test_finished_jobs_stay_until_the_batch_is_finished_and_then_go_in_one_commi
     database.query(
         "CREATE TABLE deletions (job_id bigint, transaction bigint);"
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "INSERT INTO deletions VALUES (OLD.job_id, txid_current()); RETURN OLD; END $$;"
+        f"INSERT INTO deletions VALUES (OLD.{ID}, txid_current()); RETURN OLD; END $$;"
         "CREATE TRIGGER note BEFORE DELETE ON que_jobs FOR EACH ROW EXECUTE FUNCTION note()"
     )
     try:
@@ -226,7 +226,7 @@ def test_finished_jobs_are_durable_and_waiting_ones_free_though_one_of_them_cant
     def handler(job: qg.Job) -> None:
         order.append(job.id)
         if job.id == 2:
-            database.query("UPDATE que_jobs SET priority = 7 WHERE job_id = 2")
+            database.query("UPDATE jobs SET priority = 7 WHERE job_id = 2")
         elif job.id == 3:
             assert release.wait(PATIENCE)
 
@@ -273,7 +273,7 @@ def test_the_writes_and_the_deletion_of_a_job_in_a_batch_are_one_commit(
 ) -> None:
     database.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;"
-        "CREATE TRIGGER refuse BEFORE DELETE ON que_jobs FOR EACH ROW WHEN (OLD.job_id = 2) EXECUTE FUNCTION refuse()"
+        f"CREATE TRIGGER refuse BEFORE DELETE ON que_jobs FOR EACH ROW WHEN (OLD.{ID} = 2) EXECUTE FUNCTION refuse()"
     )
     try:
         fill(database, 3)
@@ -360,7 +360,7 @@ def test_an_unreadable_job_whose_error_cant_be_recorded_loses_no_finished_one(
     )
     try:
         fill(database, 2)
-        database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
+        database.query("INSERT INTO jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
         UntilEmpty(client, {"MyJob": lambda job: order.append(job.id)}, batch_size=5).work()
     finally:
         database.query("DROP TRIGGER refuse ON que_jobs; DROP FUNCTION refuse()")
@@ -381,7 +381,7 @@ def test_ten_unreadable_jobs_in_a_row_make_the_worker_sleep_with_nothing_owed(
 
     fill(database, 1)
     database.query(
-        "INSERT INTO que_jobs (job_class, args) SELECT 'Bad', %s::json FROM generate_series(1, 11)",
+        "INSERT INTO jobs (job_class, args) SELECT 'Bad', %s::json FROM generate_series(1, 11)",
         (f"[{'9' * 5000}]",),
     )
     Sleepy(client, {"MyJob": lambda job: None}, batch_size=20).work()
@@ -444,7 +444,7 @@ def test_shutdown_leaves_no_lock_even_if_the_finished_jobs_cant_be_finished_toge
 
     def handler(job: qg.Job) -> None:
         if job.id == 2:
-            database.query("UPDATE que_jobs SET priority = 7 WHERE job_id = 1")
+            database.query("UPDATE jobs SET priority = 7 WHERE job_id = 1")
             worker.shutdown()
 
     with qg.Client(pool) as client:
@@ -522,7 +522,9 @@ def test_a_crash_repeats_the_unfinished_jobs_of_one_batch_and_no_other(
 
     fill(database, 10)
     session = client._lease()
-    batch = qg.batch.Batch(client, session, "", 4, qg.PollStrategy.PRIORITY, lambda job, error, seconds: True)
+    batch = qg.batch.Batch(
+        client, session, "", 4, qg.PollStrategy.PRIORITY, lambda: None, lambda job, error, seconds: True
+    )
     for _ in range(7):
         job = batch.next()
         handler(job)

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import Database, eventually
+from support import UNNAMED, Database, eventually
 
 import qg
 
@@ -37,8 +37,8 @@ def test_stats_count_jobs_by_queue_and_type(client: qg.Client, database: Databas
     with client.lock_job() as job:
         assert job.type == "B"
         assert client.stats() == [
-            qg.JobStats("", "A", 1, 0, 0, 0, EARLY),
-            qg.JobStats("", "B", 2, 1, 1, 5, EARLY),
+            qg.JobStats(UNNAMED, "A", 1, 0, 0, 0, EARLY),
+            qg.JobStats(UNNAMED, "B", 2, 1, 1, 5, EARLY),
             qg.JobStats("q", "A", 1, 0, 0, 0, LATER),
         ]
     assert [each.count_working for each in client.stats()] == [0, 0, 0]
@@ -69,7 +69,7 @@ def test_stats_dont_count_locks_that_are_none_of_this_tables_jobs(
 
 
 def test_an_id_beyond_32_bits_is_seen_working(client: qg.Client, database: Database) -> None:
-    database.query("INSERT INTO que_jobs (job_id, job_class) VALUES (%s, 'Big')", (2**40 + 5,))
+    database.query("INSERT INTO jobs (job_id, job_class) VALUES (%s, 'Big')", (2**40 + 5,))
     with client.lock_job():
         assert client.stats()[0].count_working == 1
 
@@ -78,7 +78,7 @@ def test_an_id_beyond_32_bits_is_seen_working(client: qg.Client, database: Datab
 def test_an_oldest_run_at_beyond_datetime_is_the_nearest_one(
     client: qg.Client, database: Database, run_at: str, year: int
 ) -> None:
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Odd', %s)", (run_at,))
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Odd', %s)", (run_at,))
     assert client.stats()[0].oldest_run_at.year == year
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click.testing
 import psutil
 import pytest
-from support import Database, eventually
+from support import ID, Database, eventually
 
 import qg
 from qg import cli
@@ -80,7 +80,7 @@ def test_the_demo_counts_every_file_once_and_shows_the_retry(folder: Path, datab
 
 def test_the_demo_takes_the_database_from_the_environment(folder: Path, database: Database) -> None:
     assert run("demo", "--path", folder, DATABASE_URL=database.dsn).exit_code == 0
-    assert database.value("SELECT last_value FROM que_jobs_job_id_seq") == 7
+    assert database.value(f"SELECT last_value FROM que_jobs_{ID}_seq") == 7
 
 
 def test_the_demo_shows_the_stats_of_other_queues(folder: Path, client: qg.Client, database: Database) -> None:

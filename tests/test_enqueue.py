@@ -6,15 +6,16 @@ from datetime import datetime, timedelta, timezone
 
 import psycopg2
 import pytest
-from support import Database, Network
+from support import UNNAMED, VERSION, Database, Network
 
 import qg
+
+json_only = pytest.mark.skipif(VERSION > 3, reason="version 3 keeps a document as it stands, the others what it means")
 
 
 def row(database: Database, job: qg.Job) -> tuple:
     return database.query(
-        "SELECT queue, priority, run_at, job_class, args::text, error_count, last_error "
-        "FROM que_jobs WHERE job_id = %s",
+        "SELECT queue, priority, run_at, job_class, args::text, error_count, last_error FROM jobs WHERE job_id = %s",
         (job.id,),
     )[0]
 
@@ -23,7 +24,7 @@ def test_a_job_with_only_a_type_gets_ques_defaults(client: qg.Client, database: 
     before = database.value("SELECT now()")
     job = client.enqueue(qg.Job("MyJob"))
     queue, priority, run_at, job_type, args, error_count, last_error = row(database, job)
-    assert (queue, priority, job_type, args, error_count, last_error) == ("", 100, "MyJob", "[]", 0, None)
+    assert (queue, priority, job_type, args, error_count, last_error) == (UNNAMED, 100, "MyJob", "[]", 0, None)
     assert before <= run_at <= database.value("SELECT now()")
 
 
@@ -31,9 +32,9 @@ def test_the_job_given_is_returned_with_what_the_row_has(client: qg.Client, data
     job = qg.Job("MyJob")
     assert job.id is None
     assert client.enqueue(job) is job
-    assert job.id == database.value("SELECT job_id FROM que_jobs")
-    assert job.run_at == database.value("SELECT run_at FROM que_jobs")
-    assert (job.queue, job.priority, job.error_count, job.last_error) == ("", 100, 0, None)
+    assert job.id == database.value("SELECT job_id FROM jobs")
+    assert job.run_at == database.value("SELECT run_at FROM jobs")
+    assert (job.queue, job.priority, job.error_count, job.last_error) == (UNNAMED, 100, 0, None)
 
 
 @pytest.mark.parametrize("priority", [-32768, -1, 0, 5, 32767])
@@ -66,6 +67,7 @@ def test_run_at_reaches_as_far_as_a_datetime(client: qg.Client, database: Databa
     assert client.enqueue(qg.Job("MyJob", run_at=when)).run_at == when
 
 
+@json_only
 def test_raw_args_are_kept_to_the_byte(client: qg.Client, database: Database) -> None:
     raw = '{"b" :1,\n "a": [1.50, 1e400, "\\u00e4ä\\u0000"],"b":2}'.encode()
     job = client.enqueue(qg.Job("MyJob", raw))
@@ -79,6 +81,8 @@ def test_raw_args_may_hold_what_only_others_can_read(client: qg.Client, database
 
 def test_args_are_any_json_value(client: qg.Client) -> None:
     for args in (None, True, 0, 10**30, -1.5, "ä\x00\ud800", [], {}, [1, [None]], {"a": {"b": ["c"]}}):
+        if VERSION > 3:
+            args = ["ä\U0001f600" if isinstance(args, str) else args]  # noqa: PLW2901
         client.enqueue(qg.Job("MyJob", args))
         with client.lock_job() as job:
             assert job.args == args
@@ -102,7 +106,7 @@ def test_a_batch_gets_its_ids_in_the_order_given(client: qg.Client, database: Da
     later = datetime(2040, 1, 1, tzinfo=timezone.utc)
     jobs = [
         qg.Job("A", [3], priority=3),
-        qg.Job("B", {"x": None}, queue="other", run_at=later),
+        qg.Job("B", [{"x": None}], queue="other", run_at=later),
         qg.Job("C", b"[1.0]", priority=-7),
     ]
     assert client.enqueue_batch(jobs) == jobs
@@ -110,7 +114,7 @@ def test_a_batch_gets_its_ids_in_the_order_given(client: qg.Client, database: Da
     stored = [row(database, job) for job in jobs]
     assert [each[3] for each in stored] == ["A", "B", "C"]
     assert [each[1] for each in stored] == [3, 100, -7]
-    assert [each[4] for each in stored] == ["[3]", '{"x": null}', "[1.0]"]
+    assert [each[4] for each in stored] == ["[3]", '[{"x": null}]', "[1.0]"]
     assert stored[1][0] == "other"
     assert stored[1][2] == later == jobs[1].run_at
 
@@ -118,8 +122,8 @@ def test_a_batch_gets_its_ids_in_the_order_given(client: qg.Client, database: Da
 def test_a_batch_of_ten_thousand_goes_in_at_once(client: qg.Client, database: Database) -> None:
     jobs = client.enqueue_batch(qg.Job("MyJob", [n]) for n in range(10_000))
     assert [job.id for job in jobs] == list(range(jobs[0].id, jobs[0].id + 10_000))
-    assert database.value("SELECT count(DISTINCT args::text) FROM que_jobs") == 10_000
-    assert database.value("SELECT bool_and((args->>0)::int = job_id - %s) FROM que_jobs", (jobs[0].id,))
+    assert database.value("SELECT count(DISTINCT args::text) FROM jobs") == 10_000
+    assert database.value("SELECT bool_and((args->>0)::int = job_id - %s) FROM jobs", (jobs[0].id,))
 
 
 def test_an_empty_batch_is_nothing(client: qg.Client, database: Database) -> None:

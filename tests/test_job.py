@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
@@ -15,7 +16,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, Network, backend_pid, eventually
+from support import LAST_ERROR, VERSION, Database, Network, backend_pid, eventually
 
 import qg
 from qg.session import Session
@@ -308,7 +309,7 @@ def test_a_session_that_doesnt_hold_its_lock_is_closed_and_said_to_be_pooled(
 
 def test_error_counts_keeps_the_message_and_delays_the_job(job: qg.Job, database: Database) -> None:
     job.error("world\nended")
-    ((run_at, now, count, message),) = database.query("SELECT run_at, now(), error_count, last_error FROM que_jobs")
+    ((run_at, now, count, message),) = database.query("SELECT run_at, now(), error_count, last_error FROM jobs")
     assert (count, message) == (1, "world\nended")
     assert timedelta(seconds=3) < run_at - now <= timedelta(seconds=4)
     assert (job.error_count, job.last_error) == (1, "world\nended")
@@ -326,11 +327,12 @@ def test_the_delay_grows_as_in_every_que(client: qg.Client, database: Database, 
 
 
 @pytest.mark.parametrize("failures", [240, 32767, 2**31 - 1])
-def test_a_job_that_failed_very_often_still_gets_a_delay(client: qg.Client, database: Database, failures: int) -> None:
-    client.enqueue(qg.Job("MyJob"))
-    database.query("UPDATE que_jobs SET error_count = %s", (failures,))
-    with client.lock_job() as job:
-        job.error("again")
+def test_a_job_that_failed_very_often_still_gets_a_delay(dsn: str, database: Database, failures: int) -> None:
+    with qg.Client(dsn, maximum_retry_count=math.inf) as client:
+        client.enqueue(qg.Job("MyJob"))
+        database.query("UPDATE que_jobs SET error_count = %s", (failures,))
+        with client.lock_job() as job:
+            job.error("again")
     assert database.value("SELECT run_at > now() + interval '99 years' FROM que_jobs")
     assert database.jobs()[0][2] == min(failures + 1, 2**31 - 1)
 
@@ -400,9 +402,10 @@ def test_any_text_can_be_an_error(job: qg.Job, database: Database, message: str,
 def test_an_error_is_escaped_where_the_database_cant_hold_it(make_database: Any) -> None:
     dsn = make_database(options="ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     with closing(Database(dsn)) as latin, qg.Client(f"{dsn} client_encoding=UTF8") as client:
-        client.enqueue(qg.Job("MyJob", ["日本"]))
+        args = ["日本" if VERSION == 3 else "ä"]  # jsonb holds what the database can
+        client.enqueue(qg.Job("MyJob", args))
         with client.lock_job() as job:
-            assert job.args == ["日本"]
+            assert job.args == args
             job.error("日本 ä")
         assert latin.jobs()[0][3] == "\\u65e5\\u672c \\xe4"
 
@@ -525,7 +528,7 @@ def test_ctrl_c_on_a_lost_session_is_ctrl_c(client: qg.Client, database: Databas
 def test_reschedule_moves_the_job_and_counts_no_error(client: qg.Client, database: Database) -> None:
     when = datetime(2040, 1, 1, tzinfo=timezone.utc)
     client.enqueue(qg.Job("MyJob"))
-    database.query("UPDATE que_jobs SET error_count = 2, last_error = 'before'")
+    database.query(f"UPDATE que_jobs SET error_count = 2, {LAST_ERROR} = 'before'")
     with client.lock_job() as job:
         write(job)
         raise qg.Reschedule(at=when)
@@ -706,6 +709,8 @@ def test_a_job_is_a_dataclass_of_what_can_be_enqueued() -> None:
         "queue": "",
         "priority": 100,
         "run_at": None,
+        "kwargs": {},
+        "tags": (),
     }
     assert dataclasses.replace(qg.Job("MyJob", [1]), priority=5).priority == 5
 
@@ -722,7 +727,7 @@ def test_a_jobs_args_dont_get_into_its_repr() -> None:
 
 def test_nothing_of_the_args_is_logged(client: qg.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    client.enqueue(qg.Job("MyJob", {"password": "hunter2"}))
+    client.enqueue(qg.Job("MyJob", [{"password": "hunter2"}]))
     assert qg.Worker(client, {"MyJob": lambda job: None}).work_one()
     assert "hunter2" not in caplog.text
 

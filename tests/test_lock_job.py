@@ -10,17 +10,17 @@ from datetime import datetime, timezone
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from support import Database, backend_pid, eventually
+from support import LAST_ERROR, Database, backend_pid, eventually
 
 import qg
 from qg.tables import Statement
 
 
 def test_a_locked_job_has_the_rows_fields(client: qg.Client, database: Database) -> None:
-    enqueued = client.enqueue(qg.Job("MyJob", {"a": [1]}, queue="q", priority=7))
-    database.query("UPDATE que_jobs SET error_count = 3, last_error = 'again'")
+    enqueued = client.enqueue(qg.Job("MyJob", [{"a": [1]}], queue="q", priority=7))
+    database.query(f"UPDATE que_jobs SET error_count = 3, {LAST_ERROR} = 'again'")
     with client.lock_job("q") as job:
-        assert (job.id, job.type, job.args, job.queue, job.priority) == (enqueued.id, "MyJob", {"a": [1]}, "q", 7)
+        assert (job.id, job.type, job.args, job.queue, job.priority) == (enqueued.id, "MyJob", [{"a": [1]}], "q", 7)
         assert (job.run_at, job.error_count, job.last_error) == (enqueued.run_at, 3, "again")
         assert job.run_at.tzinfo is not None
 
@@ -104,10 +104,10 @@ def test_a_job_of_the_future_waits(client: qg.Client, database: Database) -> Non
         assert job.type == "MyJob"
 
 
-FINISHED = "DELETE FROM que_jobs WHERE job_id = %s"
-FAILED = "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = %s"
-MOVED = "UPDATE que_jobs SET queue = 'other' WHERE job_id = %s"
-DEMOTED = "UPDATE que_jobs SET priority = 200 WHERE job_id = %s"
+FINISHED = "DELETE FROM jobs WHERE job_id = %s"
+FAILED = "UPDATE jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = %s"
+MOVED = "UPDATE jobs SET queue = 'other' WHERE job_id = %s"
+DEMOTED = "UPDATE jobs SET priority = 200 WHERE job_id = %s"
 
 
 @pytest.mark.parametrize("settle", [FINISHED, FAILED, MOVED, DEMOTED], ids=["finished", "failed", "moved", "demoted"])
@@ -202,7 +202,7 @@ def test_the_lock_statement_stops_by_itself_and_not_only_because_of_its_limit(
     session = client._lease()
     text, limited = client._table.lock_job.text, "FROM due WHERE locked LIMIT 1"
     assert limited in text
-    session.run(Statement(text.replace(limited, "FROM due")), ("",))
+    session.run(Statement(text.replace(limited, "FROM due")), (client._table.queue_name(""),))
     assert database.locks() == [first.id]
     session.discard()
 
@@ -228,7 +228,7 @@ def test_a_job_that_python_cant_read_is_that_jobs_error_and_the_next_one_comes(
     with suppress(ValueError, RecursionError):
         json.loads(args)
         pytest.skip("this Python reads arguments as deep as PostgreSQL nests them")
-    database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (args,))
+    database.query("INSERT INTO jobs (job_class, args) VALUES ('Bad', %s::json)", (args,))
     good = client.enqueue(qg.Job("Good"))
     with client.lock_job() as job:
         assert job.id == good.id
@@ -242,7 +242,7 @@ def test_an_unreadable_job_that_is_due_again_at_once_doesnt_keep_lock_job_for_ev
     dsn: str, database: Database
 ) -> None:
     with qg.Client(dsn, backoff=lambda error_count: 0) as client:
-        database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
+        database.query("INSERT INTO jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
         with pytest.raises(qg.ErrAgain, match="unreadable"):
             client.lock_job()
     assert database.jobs()[0][2] == 10
@@ -251,7 +251,7 @@ def test_an_unreadable_job_that_is_due_again_at_once_doesnt_keep_lock_job_for_ev
 
 @pytest.mark.parametrize("run_at", ["-infinity", "0044-03-15 12:00:00 BC", "0001-01-01 00:00:00+00"])
 def test_a_run_at_beyond_datetime_is_worked_like_any_other(client: qg.Client, database: Database, run_at: str) -> None:
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Old', %s)", (run_at,))
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Old', %s)", (run_at,))
     with client.lock_job() as job:
         assert job.run_at.year == 1
         job.delete()

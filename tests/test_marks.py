@@ -9,13 +9,14 @@ import psycopg2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Database, eventually
+from support import UNNAMED, Database, eventually
 
 import qg
 from qg.locks import LockedRow
 from qg.marks import Marks, Start
 from qg.session import Session
-from qg.tables import Row, Walk
+from qg.tables import Row
+from qg.tables.locking import Walk
 
 AT = "2026-01-02T03:04:05+00:00"
 EARLIER = "2026-01-01T00:00:00+00:00"
@@ -169,7 +170,7 @@ class Process:
         self.database = database
         self.client = qg.Client(database.dsn)
         self.marks = Marks(clock, cheap=-1000)
-        self.client._taker._marks[""] = self.marks
+        self.client._taker._marks[UNNAMED, None] = self.marks
         self.held: list[LockedRow] = []
 
     def take(self) -> tuple[Row | None, Start]:
@@ -231,7 +232,7 @@ def test_whatever_happens_before_a_mark_is_found_by_the_next_walk_from_the_start
         for name, *details in steps:
             if name == "enqueue":
                 database.query(
-                    "INSERT INTO que_jobs (job_class, priority, run_at) VALUES ('MyJob', %s, now() - %s::interval)",
+                    "INSERT INTO jobs (job_class, priority, run_at) VALUES ('MyJob', %s, now() - %s::interval)",
                     details,
                 )
             elif name == "wait":
@@ -251,7 +252,7 @@ def test_whatever_happens_before_a_mark_is_found_by_the_next_walk_from_the_start
 def expected(database: Database) -> Row | None:
     """The first job that is due and free."""
     rows = database.query(
-        "SELECT job_id, queue, priority, run_at::text, job_class, args::text, error_count, last_error FROM que_jobs "
+        "SELECT job_id, queue, priority, run_at::text, job_class, args::text, error_count, last_error FROM jobs "
         "WHERE run_at <= clock_timestamp() AND NOT job_id = ANY(%s) ORDER BY priority, run_at, job_id LIMIT 1",
         (database.locks(),),
     )
@@ -270,7 +271,7 @@ def take_and_compare(process: Process, database: Database) -> bool:
 
 
 def test_a_job_before_the_mark_is_found_a_second_later(client: qg.Client, database: Database, clock: Clock) -> None:
-    marks = client._taker._marks[""] = Marks(clock, cheap=-1000)
+    marks = client._taker._marks[UNNAMED, None] = Marks(clock, cheap=-1000)
     session = client._lease()
 
     def take() -> str | None:
@@ -278,11 +279,11 @@ def test_a_job_before_the_mark_is_found_a_second_later(client: qg.Client, databa
         assert taken is not None
         return taken.rows[0].type if taken.rows else None
 
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('First', now() - interval '1 hour')")
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('First', now() - interval '1 hour')")
     assert [take(), take(), take()] == ["First", "First", None]
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Before', now() - interval '2 hours')")
-    database.query("INSERT INTO que_jobs (job_class, priority) VALUES ('Urgent', 1)")
-    database.query("INSERT INTO que_jobs (job_class) VALUES ('Now')")
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Before', now() - interval '2 hours')")
+    database.query("INSERT INTO jobs (job_class, priority) VALUES ('Urgent', 1)")
+    database.query("INSERT INTO jobs (job_class) VALUES ('Now')")
     assert [take(), take()] == ["Urgent", "Urgent"]  # no mark there; it was let go and taken again
     database.query("DELETE FROM que_jobs WHERE job_class = 'Urgent'")
     assert take() == "Now"
@@ -295,7 +296,7 @@ def test_a_job_before_the_mark_is_found_a_second_later(client: qg.Client, databa
 def test_lock_job_says_that_there_is_no_job_only_if_there_is_none(
     client: qg.Client, database: Database, clock: Clock
 ) -> None:
-    client._taker._marks[""] = Marks(clock, cheap=-1000)
+    client._taker._marks[UNNAMED, None] = Marks(clock, cheap=-1000)
     for _ in range(3):
         assert client.lock_job() is None
     client.enqueue(qg.Job("MyJob"))
@@ -320,7 +321,7 @@ def old_snapshot(database: Database) -> Iterator[None]:
 
 def fill(database: Database, count: int, *, priority: int = 100, dead: bool = False) -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, priority, run_at) "
+        "INSERT INTO jobs (job_class, priority, run_at) "
         "SELECT 'MyJob', %s, now() - interval '1 hour' FROM generate_series(1, %s)",
         (priority, count),
     )
@@ -334,7 +335,7 @@ class Costs:
     def __init__(self, client: qg.Client) -> None:
         self.client = client
         self.session: Session = client._lease()
-        self.marks = client._taker.marks("")
+        self.marks = client._taker.marks(UNNAMED)
         self.walks: list[tuple[Start, Walk]] = []
         end = self.marks.end
         self.marks.end = lambda start, walk, taken: (  # type: ignore[method-assign]
@@ -386,7 +387,7 @@ def test_nor_do_those_of_several_priorities(client: qg.Client, database: Databas
 
 def test_a_walk_doesnt_read_what_is_not_due(client: qg.Client, database: Database) -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, priority, run_at) "
+        "INSERT INTO jobs (job_class, priority, run_at) "
         "SELECT 'Later', 1, now() + interval '1 hour' FROM generate_series(1, 20000)"
     )
     fill(database, 10)

@@ -51,13 +51,15 @@ def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureF
 def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
     client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def sleeping() -> bool:
-        ((_, state, query),) = database.sessions()
-        return state == "idle" and query.startswith("EXECUTE que_take_jobs")
+    def sleeping() -> list[int]:
+        return [
+            pid
+            for pid, state, query in database.sessions()
+            if state == "idle" and query.startswith("EXECUTE que_take_jobs")
+        ]
 
     with qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, interval=3600) as pool:
-        eventually(sleeping)
-        ((pid, _, _),) = database.sessions()
+        (pid,) = eventually(sleeping)
         database.terminate(pid)
         client.enqueue(qg.Job("MyJob"))
         pool._workers[0]._wakeups.put(None)

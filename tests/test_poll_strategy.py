@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, eventually
+from support import UNNAMED, VERSION, Database, UntilEmpty, eventually
 
 import qg
 from qg import PollStrategy
 from qg.marks import Marks, Start
 from qg.session import Session
-from qg.tables import Row, Walk, timestamp
+from qg.tables import Row, timestamp
+from qg.tables.locking import UNLOCK_JOB, Walk, take_jobs_in
 
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
@@ -82,8 +83,8 @@ def walk(
     session.prepare_taking()
     *found, last = session.finish_and_run(
         None,
-        client._table.taking.take_jobs_in(order),
-        (None, "", wanted, *Start(0.0, marks or None, learn).params),
+        take_jobs_in(order),
+        (None, client._table.queue_name(""), wanted, None, *Start(0.0, marks or None, learn).params),
     )
     return [Row.read(text) for (text,) in found], Walk(*json.loads(last[0]))
 
@@ -181,7 +182,7 @@ def test_nothing_is_earlier_than_a_run_at_beyond_datetime(
     client: qg.Client, database: Database, run_at: str, work: Callable[..., None]
 ) -> None:
     enqueue_all(client)
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Old', %s), ('Never', 'infinity')", (run_at,))
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Old', %s), ('Never', 'infinity')", (run_at,))
     notes = Notes("Old", "Never")
     work(client, notes.work_map, RUN_AT)
     assert notes.worked == "Old" + ORDERS[RUN_AT]
@@ -210,7 +211,7 @@ def test_the_lock_that_is_given_up_is_free_again_and_told_of(
     session = sessions()
     (first,) = client._taker.take(session, "", order=RUN_AT).rows
     if not locked:
-        session.run(client._table.unlock_job, (first.id,))
+        session.run(UNLOCK_JOB, (first.id,))
     taken = client._taker.take(session, "", 2, order=RUN_AT, unlock=first)
     assert taken.unlocked is locked
     assert [row.type for row in taken.rows] == ["g", "h"]
@@ -230,9 +231,9 @@ def test_more_says_whether_another_job_is_due(client: qg.Client, sessions: Calla
 
 
 RACES = {
-    "finished": "DELETE FROM que_jobs WHERE job_id = 1",
-    "failed": "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = 1",
-    "moved to another queue": "UPDATE que_jobs SET queue = 'elsewhere' WHERE job_id = 1",
+    "finished": "DELETE FROM jobs WHERE job_id = 1",
+    "failed": "UPDATE jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = 1",
+    "moved to another queue": "UPDATE jobs SET queue = 'elsewhere' WHERE job_id = 1",
 }
 
 
@@ -270,7 +271,7 @@ def test_a_walk_that_finds_no_job_says_when_the_first_one_falls_due(
     client: qg.Client, sessions: Callable[[], Session], database: Database
 ) -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, priority, run_at) VALUES ('a', 1, now() - interval '1 hour'),"
+        "INSERT INTO jobs (job_class, priority, run_at) VALUES ('a', 1, now() - interval '1 hour'),"
         "('b', 2, now() + interval '60 s'), ('c', 3, now() + interval '30 s'), ('d', 3, now() + interval '31 s'),"
         "('e', 4, now() + interval '60 s')"
     )
@@ -285,13 +286,13 @@ def test_where_nothing_ever_falls_due_nothing_is_known_of_it(
 ) -> None:
     session = sessions()
     assert client._taker.take(session, "", order=RUN_AT).seconds_until_next is None
-    database.query("INSERT INTO que_jobs (job_class, run_at) VALUES ('Never', 'infinity')")
+    database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Never', 'infinity')")
     assert client._taker.take(session, "", order=RUN_AT).seconds_until_next is None
 
 
 def test_a_worker_gets_up_when_a_job_falls_due(client: qg.Client, database: Database) -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, priority, run_at) VALUES ('later', 1, now() + interval '1 hour'),"
+        "INSERT INTO jobs (job_class, priority, run_at) VALUES ('later', 1, now() + interval '1 hour'),"
         "('a', 2, now() + interval '0.3 s')"
     )
     notes = Notes("later")
@@ -331,7 +332,7 @@ class Walks:
 
     def enqueue(self, priority: int, age: str) -> None:
         self._database.query(
-            "INSERT INTO que_jobs (job_class, priority, run_at) VALUES ('a', %s, now() - %s::interval)",
+            "INSERT INTO jobs (job_class, priority, run_at) VALUES ('a', %s, now() - %s::interval)",
             (priority, age),
         )
 
@@ -344,10 +345,10 @@ class Walks:
         self.others.clear()
 
     def finish(self) -> None:
-        self._database.query("DELETE FROM que_jobs WHERE job_id = ANY(%s)", (self.taken,))
+        self._database.query("DELETE FROM jobs WHERE job_id = ANY(%s)", (self.taken,))
 
     def walk(self, order: PollStrategy, wanted: int) -> None:
-        rows = [Looked(*row) for row in self._database.query("SELECT priority, run_at, job_id FROM que_jobs")]
+        rows = [Looked(*row) for row in self._database.query("SELECT priority, run_at, job_id FROM jobs")]
         seen = sorted((row for row in rows if not row.is_before(self.marks)), key=SORT[order])
         before = self._now()
         due = [row for row in seen if row.run_at <= before]
@@ -418,7 +419,7 @@ def test_a_walk_takes_what_a_sort_would_put_first_and_its_marks_hide_no_job_that
 @pytest.fixture
 def always_at_marks(client: qg.Client) -> Marks:
     """What the client knows of its queue: that walks are dear and begin at the marks, always."""
-    marks = client._taker._marks[""] = Marks(clock=lambda: 0.0, cheap=-10_000)
+    marks = client._taker._marks[UNNAMED, None] = Marks(clock=lambda: 0.0, cheap=-10_000)
     return marks
 
 
@@ -451,7 +452,7 @@ def test_both_orders_go_on_from_the_same_marks(
 def fill(database: Database, count: int, *, priorities: int = 1, days: int = -1) -> None:
     """Enqueue *count* jobs in each priority from 1 to *priorities*, due in *days*, the earliest ones in the last."""
     database.query(
-        "INSERT INTO que_jobs (job_class, priority, run_at) "
+        "INSERT INTO jobs (job_class, priority, run_at) "
         "SELECT 'a', priority, now() + %s * interval '1 day' + number * interval '1 ms' - priority * interval '1 s' "
         "FROM generate_series(1, %s) AS priority, generate_series(1, %s) AS number",
         (days, priorities, count),
@@ -475,7 +476,8 @@ def test_a_locked_job_costs_an_entry(client: qg.Client, database: Database, sess
     fill(database, 100, priorities=3)
     walk(client, sessions(), 40)
     _, told = walk(client, sessions())
-    assert told.entries == 3 + 40 + 2
+    # From version 4 on there is an index of the ids alone, in which the job that is taken may be looked up at last.
+    assert told.entries in ([3 + 40 + 2] if VERSION == 3 else [3 + 40 + 1, 3 + 40 + 2])
 
 
 def test_jobs_of_the_future_cost_an_entry_a_priority(
@@ -492,7 +494,7 @@ def test_many_priorities_make_no_walk_dear(
 ) -> None:
     fill(database, 10, priorities=400)
     assert len(client._taker.take(sessions(), "", wanted, order=RUN_AT).rows) == wanted
-    assert not client._taker.marks("").start().learn
+    assert not client._taker.marks(UNNAMED).start().learn
 
 
 @pytest.mark.parametrize(
@@ -521,7 +523,7 @@ def test_dead_rows_make_walks_dear_and_from_the_marks_they_cost_nothing(
         fill(database, 5000, priorities=4, days=-2)
         database.query("DELETE FROM que_jobs")
         fill(database, 10, priorities=4)
-        marks, session = client._taker.marks(""), sessions()
+        marks, session = client._taker.marks(UNNAMED), sessions()
         for _ in range(2):
             client._taker.take(session, "", order=RUN_AT)
         start = marks.start()

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 import sqlalchemy.ext.asyncio
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, parse_dsn
-from support import Database, eventually
+from support import VERSION, Database, eventually, name_of
 
 import qg
 
@@ -125,7 +125,7 @@ def test_a_connection_is_used_whatever_its_settings_and_gets_them_back(dsn: str,
         assert connections[0].autocommit is True
         assert connections[0].isolation_level == ISOLATION_LEVEL_SERIALIZABLE
         qg.migrate(connect)
-        assert qg.schema_version(connect) == 3
+        assert qg.schema_version(connect) == VERSION
     for conn in connections:
         conn.close()
 
@@ -191,13 +191,13 @@ def test_a_transaction_that_somebody_left_open_in_their_pool_is_rolled_back(
     class Careless(psycopg2.pool.ThreadedConnectionPool):
         def getconn(self, key: Any = None) -> Any:
             conn = super().getconn(key)
-            conn.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
+            conn.cursor().execute("INSERT INTO jobs (job_class) VALUES ('Unfinished')")
             return conn
 
     pool = Careless(1, 2, dsn)
     if make == "engine":
         proxy = engine.raw_connection()
-        proxy.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
+        proxy.cursor().execute("INSERT INTO jobs (job_class) VALUES ('Unfinished')")
         proxy.close()
     with qg.Client(engine if make == "engine" else pool) as client:
         client.enqueue(qg.Job("MyJob"))
@@ -237,7 +237,7 @@ def test_a_source_that_gives_one_connection_twice_is_refused(dsn: str, database:
     with closing(psycopg2.connect(dsn)) as conn, qg.Client(lambda: conn) as client:
         client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
         with client.lock_job() as job:
-            job.tx.cursor().execute("INSERT INTO que_jobs (job_class) VALUES ('Unfinished')")
+            job.tx.cursor().execute("INSERT INTO jobs (job_class) VALUES ('Unfinished')")
             with pytest.raises(qg.ErrUnusable, match="gave before and hasn't got back; make it open a new one"):
                 client.lock_job()
             assert database.locks() == [job.id]
@@ -340,7 +340,7 @@ def test_a_table_that_went_away_costs_no_connection(make_database: Any) -> None:
     dsn = make_database()
     with closing(Database(dsn)) as database, closing_pool(psycopg2.pool.ThreadedConnectionPool(0, 1, dsn)) as pool:
         client = qg.Client(pool)
-        database.query("DROP TABLE que_jobs")
+        database.query("DROP TABLE que_jobs CASCADE")
         for pid, _, _ in database.sessions():
             database.terminate(pid)
         for _ in range(2):
@@ -407,7 +407,7 @@ def test_a_session_is_given_back_once_and_never_in_a_transaction(client: qg.Clie
     first.give_back()
 
 
-@pytest.mark.parametrize("source", [None, 5, b"postgresql:///app", {"dsn": "x"}, object()], ids=repr)
+@pytest.mark.parametrize("source", [None, 5, b"postgresql:///app", {"dsn": "x"}, object()], ids=name_of)
 def test_an_object_that_gives_no_connections_is_refused_and_told_what_would_do(source: Any) -> None:
     with pytest.raises(TypeError, match="give a DSN or postgresql:// URL, a psycopg2 pool") as caught:
         qg.Client(source)

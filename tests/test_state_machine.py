@@ -165,7 +165,7 @@ class Queue(RuleBasedStateMachine):
     def let_an_hour_pass(self) -> None:
         held = [each.job.id for each in self.model.held]
         rows = self.database.query(
-            "UPDATE que_jobs SET run_at = now() WHERE run_at > now() AND job_id <> ALL(%s::bigint[]) "
+            "UPDATE jobs SET run_at = now() WHERE run_at > now() AND job_id <> ALL(%s::bigint[]) "
             "RETURNING queue, priority, run_at, job_id",
             (held,),
         )
@@ -175,7 +175,7 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def the_table_is_as_the_model_has_it(self) -> None:
-        rows = dict(self.database.query("SELECT job_id, error_count FROM que_jobs"))
+        rows = dict(self.database.query("SELECT job_id, error_count FROM jobs"))
         assert rows == self.model.failures
 
     @invariant()

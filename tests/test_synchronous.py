@@ -122,8 +122,8 @@ def test_reschedule_stores_the_job_for_later(eager: qg.Client, handlers: Handler
 
 
 def test_a_batch_runs_one_by_one(eager: qg.Client, handlers: Handlers, database: Database) -> None:
-    eager.enqueue_batch([qg.Job("MyJob", 1), qg.Job("MyJob", 2), qg.Job("MyJob", 3, run_at=LATER)])
-    assert [seen[1] for seen in handlers.seen] == [1, 2]
+    eager.enqueue_batch([qg.Job("MyJob", [1]), qg.Job("MyJob", [2]), qg.Job("MyJob", [3], run_at=LATER)])
+    assert [seen[1] for seen in handlers.seen] == [[1], [2]]
     assert database.count() == 1
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, Network, UntilEmpty, backend_pid, eventually
+from support import ID, SUFFIX, UNNAMED, VERSION, Database, Network, UntilEmpty, backend_pid, eventually
 
 import qg
 import qg.batch
@@ -228,7 +228,7 @@ class Run:
         args = f"[{'9' * 5000}]"
         for kind, priority, run_at in history:
             database.query(
-                "INSERT INTO que_jobs (job_class, priority, run_at, args) VALUES (%s, %s, %s, %s)",
+                "INSERT INTO jobs (job_class, priority, run_at, args) VALUES (%s, %s, %s, %s)",
                 (kind, priority, run_at, args if kind == "Bad" else "[]"),
             )
         self.work_map = {name: self.watched(handler) for name, handler in OUTCOMES.items()}
@@ -249,7 +249,7 @@ class Run:
     def result(self) -> Any:
         rows = self._database.query(
             "SELECT job_id, job_class, priority, error_count, split_part(last_error, E'\n', 1), run_at > now() "
-            "FROM que_jobs ORDER BY job_id"
+            "FROM jobs ORDER BY job_id"
         )
         assert self._database.locks() == []
         return self.order, rows, all_written(self._database)
@@ -305,17 +305,19 @@ def counted(network: Network, database: Database) -> Iterator[qg.Client]:
 
 def fill(database: Database, count: int, kind: str = "MyJob") -> None:
     database.query(
-        "INSERT INTO que_jobs (job_class, run_at) SELECT %s, %s FROM generate_series(1, %s)", (kind, PAST, count)
+        "INSERT INTO jobs (job_class, run_at) SELECT %s, %s FROM generate_series(1, %s)", (kind, PAST, count)
     )
 
 
-def kinds(network: Network) -> list[str]:
-    """What each message does, in short."""
+def kinds(network: Network, *, lockers: bool = False) -> list[str]:
+    """What each message does, in short; with *lockers* those to their table too, one at each end of a worker's work."""
     known = {
+        "INSERT INTO que_lockers": "enlist",
+        "DELETE FROM que_lockers": "leave",
         "EXECUTE que_finish_jobs": "finish",
         "EXECUTE que_take_jobs": "take",
         "EXECUTE que_set_error": "set error",
-        "WITH destroyed": "delete",
+        "WITH settled": "delete",
         "SELECT pg_advisory_unlock(": "unlock",
         "WHERE pg_advisory_unlock(id)": "unlock some",
         "INSERT INTO written": "write",
@@ -326,7 +328,7 @@ def kinds(network: Network) -> list[str]:
     for statement in network.statements:
         parts = [short for text, short in known.items() if text in statement]
         result.append("+".join(parts) or statement)
-    return result
+    return result if lockers else [kind for kind in result if kind not in ("enlist+leave", "leave")]
 
 
 def test_a_job_costs_one_message_that_finishes_it_and_takes_the_next(
@@ -339,7 +341,7 @@ def test_a_job_costs_one_message_that_finishes_it_and_takes_the_next(
     assert kinds(network) == ["take"] + ["finish+take"] * 20
     text = "".join(network.statements)
     assert (text.count("BEGIN"), text.count("COMMIT"), text.count("que_finish_jobs")) == (20, 20, 20)
-    assert all(each.startswith("BEGIN;EXECUTE que_finish_jobs(") for each in network.statements[1:])
+    assert sum(each.startswith("BEGIN;EXECUTE que_finish_jobs(") for each in network.statements) == 20
 
 
 @pytest.mark.parametrize(("count", "size"), [(20, 5), (20, 7), (3, 10), (10, 10)])
@@ -356,6 +358,15 @@ def test_a_batch_costs_one_message(
 def test_an_empty_queue_costs_one_message(counted: qg.Client, network: Network) -> None:
     UntilEmpty(counted, {}).work()
     assert kinds(network) == ["take"]
+
+
+def test_where_there_are_lockers_a_worker_costs_two_messages_more_however_many_jobs_it_works(
+    counted: qg.Client, network: Network, database: Database
+) -> None:
+    fill(database, 5)
+    UntilEmpty(counted, {"MyJob": do_nothing}).work()
+    begin, end = ([], []) if VERSION == 3 else (["enlist+leave"], ["leave"])
+    assert kinds(network, lockers=True) == [*begin, "take", *["finish+take"] * 5, *end]
 
 
 @each_batch_size
@@ -381,7 +392,8 @@ def test_a_job_locked_by_hand_costs_a_message_a_step(counted: qg.Client, network
     job = counted.lock_job()
     assert kinds(network) == ["take"]
     job.delete()
-    assert kinds(network) == ["take", "EXECUTE que_destroy_job('', 100, '2020-01-01T00:00:00+00:00', 1)"]
+    destroy_job = f"EXECUTE que_destroy_job{SUFFIX}('{UNNAMED}', 100, '2020-01-01T00:00:00+00:00', 1)"
+    assert kinds(network) == ["take", destroy_job]
     job.done()
     assert kinds(network)[2:] == ["unlock"]
 
@@ -397,7 +409,7 @@ def test_to_enqueue_ten_thousand_costs_one_message_and_their_ids_are_in_order(
     jobs = counted.enqueue_batch(qg.Job("MyJob", [number]) for number in range(10_000))
     assert kinds(network) == ["insert"]
     assert [(job.id, job.args) for job in jobs] == [(number + 1, [number]) for number in range(10_000)]
-    assert database.value("SELECT bool_and((args ->> 0)::bigint = job_id - 1) FROM que_jobs")
+    assert database.value("SELECT bool_and((args ->> 0)::bigint = job_id - 1) FROM jobs")
 
 
 # What somebody throws away
@@ -517,7 +529,10 @@ def no_temp(make_database) -> Iterator[str]:
         role = f"{name}_role"
         database.query(f"REVOKE TEMP ON DATABASE {name} FROM PUBLIC; CREATE ROLE {role}")
         database.query(f"GRANT SELECT, INSERT, UPDATE, DELETE ON que_jobs TO {role}")
-        database.query(f"GRANT USAGE ON SEQUENCE que_jobs_job_id_seq TO {role}")
+        database.query(f"GRANT SELECT ON jobs TO {role}")
+        if VERSION > 3:
+            database.query(f"GRANT SELECT, INSERT, DELETE ON que_lockers TO {role}")
+        database.query(f"GRANT USAGE ON SEQUENCE que_jobs_{ID}_seq TO {role}")
         yield make_dsn(dsn, options=f"-c role={role}")
         database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
@@ -622,11 +637,11 @@ def test_an_isolation_level_that_a_handler_leaves_behind_leaves_no_lock(
 
 
 RACES = {
-    "finished": "DELETE FROM que_jobs WHERE job_id = 1",
-    "failed": "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '3 s' WHERE job_id = 1",
-    "rescheduled earlier": "UPDATE que_jobs SET run_at = run_at - interval '1 day' WHERE job_id = 1",
-    "moved to another priority": "UPDATE que_jobs SET priority = 50 WHERE job_id = 1",
-    "moved to another queue": "UPDATE que_jobs SET queue = 'elsewhere' WHERE job_id = 1",
+    "finished": "DELETE FROM jobs WHERE job_id = 1",
+    "failed": "UPDATE jobs SET error_count = 1, run_at = now() + interval '3 s' WHERE job_id = 1",
+    "rescheduled earlier": "UPDATE jobs SET run_at = run_at - interval '1 day' WHERE job_id = 1",
+    "moved to another priority": "UPDATE jobs SET priority = 50 WHERE job_id = 1",
+    "moved to another queue": "UPDATE jobs SET queue = 'elsewhere' WHERE job_id = 1",
 }
 
 
@@ -700,9 +715,9 @@ def test_lock_job_and_a_worker_pass_over_a_job_that_changed_in_between(
 @each_batch_size
 @pytest.mark.parametrize(
     ("change", "event"),
-    [("UPDATE que_jobs SET priority = 7 WHERE job_id = 3", "job_edited id=3"),
-     ("UPDATE que_jobs SET queue = 'b' WHERE job_id = 3", "job_edited id=3"),
-     ("DELETE FROM que_jobs WHERE job_id = 3", "job_gone id=3")],
+    [("UPDATE jobs SET priority = 7 WHERE job_id = 3", "job_edited id=3"),
+     ("UPDATE jobs SET queue = 'b' WHERE job_id = 3", "job_edited id=3"),
+     ("DELETE FROM jobs WHERE job_id = 3", "job_gone id=3")],
     ids=["edited", "moved", "removed"],
 )  # fmt: skip
 def test_a_row_that_changed_while_it_was_worked_is_finished_all_the_same(
@@ -740,7 +755,7 @@ def test_a_row_that_is_removed_while_the_last_job_runs_leaves_no_lock_in_a_pool(
 
     def handler(job: qg.Job) -> None:
         if job.id == 2:
-            database.query("DELETE FROM que_jobs WHERE job_id = 2")
+            database.query("DELETE FROM jobs WHERE job_id = 2")
             worker.shutdown()
 
     with qg.Client(pool) as client:
@@ -1030,7 +1045,7 @@ def test_an_override_of_delete_is_called_and_its_writes_go_with_the_deletion(
 ) -> None:
     database.query(
         "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "PERFORM FROM written WHERE x = OLD.job_id AND xmin::text::bigint = mod(txid_current(), 4294967296);"
+        f"PERFORM FROM written WHERE x = OLD.{ID} AND xmin::text::bigint = mod(txid_current(), 4294967296);"
         "IF NOT FOUND THEN RAISE 'not in one transaction'; END IF; RETURN OLD; END $$;"
         "CREATE TRIGGER same BEFORE DELETE ON que_jobs FOR EACH ROW EXECUTE FUNCTION same()"
     )
@@ -1057,7 +1072,7 @@ def test_a_plan_from_when_the_table_was_empty_never_reads_the_whole_of_it(make_d
 
         with qg.Client(dsn) as client:
             database.query(
-                "INSERT INTO que_jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, 7)"
+                "INSERT INTO jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, 7)"
             )
             for batch_size in (1, 1, 3, 3):
                 UntilEmpty(client, {"MyJob": do_nothing}, batch_size=batch_size).work()
@@ -1066,7 +1081,7 @@ def test_a_plan_from_when_the_table_was_empty_never_reads_the_whole_of_it(make_d
             pid = backend_pid(client)
             database.query("SELECT pg_stat_force_next_flush()")
             database.query(
-                "INSERT INTO que_jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, 20000)"
+                "INSERT INTO jobs (job_class, run_at) SELECT 'MyJob', '2020-01-01' FROM generate_series(1, 20000)"
             )
             before = database.value("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'que_jobs'")
             worked: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue as queues
 import threading
 import time
@@ -13,21 +14,34 @@ import psycopg2
 import psycopg2.pool
 import pytest
 import sqlalchemy
-from support import Database, Network, eventually
+from psycopg2.extensions import make_dsn
+from support import VERSION, Database, Network, eventually
 
 import qg
 from qg.sleepers import Sleepers
 
 NEVER = 3600.0  # an interval after which no test waits for a poll
 
+in_version_3 = pytest.mark.skipif(VERSION > 3, reason="from version 4 on the table has Ruby Que's trigger, not ours")
+
 
 @pytest.fixture
 def notifying(database: Database) -> Iterator[Database]:
-    """The test's database, whose table notifies."""
+    """The test's database, whose table notifies; from version 4 on it does so by itself."""
     qg.migrate(database.dsn, notify=True)
     yield database
-    database.query("DROP TRIGGER qg_notify ON que_jobs")
-    database.query("DROP FUNCTION qg_notify")
+    database.query("DROP TRIGGER IF EXISTS qg_notify ON que_jobs")
+    database.query("DROP FUNCTION IF EXISTS qg_notify")
+
+
+@pytest.fixture
+def silent(database: Database) -> Iterator[Database]:
+    """The test's database, whose table doesn't notify."""
+    if VERSION > 3:
+        database.query("ALTER TABLE que_jobs DISABLE TRIGGER que_job_notify")
+    yield database
+    if VERSION > 3:
+        database.query("ALTER TABLE que_jobs ENABLE TRIGGER que_job_notify")
 
 
 class Worked:
@@ -50,6 +64,14 @@ def takes(network: Network) -> int:
     return len([each for each in network.statements if "EXECUTE que_take_jobs" in each])
 
 
+def listening(database: Database) -> list[int]:
+    """The pids of the sessions that hear of jobs."""
+    sessions = {pid: query for pid, _, query in database.sessions()}
+    if VERSION == 3:
+        return [pid for pid, query in sessions.items() if query == 'LISTEN "qg_jobs"']
+    return [pid for (pid,) in database.query("SELECT pid FROM que_lockers WHERE listening") if pid in sessions]
+
+
 def soon(seconds: float) -> datetime:
     return datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
@@ -66,13 +88,16 @@ def heard_by(conn, count: int) -> list[str]:
 
 
 @pytest.fixture
-def ear(notifying: Database) -> Iterator[object]:
-    with closing(notifying.connect()) as conn:
-        conn.autocommit = True
-        conn.cursor().execute("LISTEN qg_jobs")
-        yield conn
+def ear(client: qg.Client, notifying: Database) -> Iterator[object]:
+    """A connection that hears of jobs, from version 4 on those of queue "mail"."""
+    session = client._lease()
+    session.listen()
+    session.enlist(1, "mail", listening=True)
+    yield session.conn
+    session.discard()
 
 
+@in_version_3
 def test_a_statement_notifies_once_for_each_queue_of_its_jobs_that_are_due(ear, client: qg.Client) -> None:
     client.enqueue_batch(
         [qg.Job("A", queue="mail") for _ in range(100)]
@@ -84,19 +109,37 @@ def test_a_statement_notifies_once_for_each_queue_of_its_jobs_that_are_due(ear, 
 
 def test_what_is_rolled_back_notifies_nobody(ear, client: qg.Client, notifying: Database) -> None:
     with closing(notifying.connect()) as conn:
-        client.enqueue_in_tx(qg.Job("A", queue="undone"), conn)
+        client.enqueue_in_tx(qg.Job("Undone", queue="mail"), conn)
         conn.rollback()
-    client.enqueue(qg.Job("A", queue="done"))
-    assert heard_by(ear, 1) == ["1 done"]
+    done = client.enqueue(qg.Job("Done", queue="mail"))
+    (heard,) = heard_by(ear, 1)
+    assert client._table.read_notification(heard) == ("mail", 1)
+    assert VERSION == 3 or json.loads(heard)["id"] == done.id
 
 
+@pytest.mark.skipif(VERSION == 3, reason="the trigger of version 3 tells of each statement")
+def test_each_job_that_is_due_notifies_but_those_of_a_batch_in_version_7_only_if_asked_to(
+    ear, client: qg.Client
+) -> None:
+    batches = [
+        client.enqueue_batch([qg.Job("A", queue="mail"), qg.Job("A", queue="mail")], notify=notify)
+        for notify in (False, True)
+    ]
+    client.enqueue(qg.Job("A", queue="mail", run_at=soon(3600)))
+    client.enqueue(qg.Job("A", queue="other"))
+    last = client.enqueue(qg.Job("A", queue="mail"))
+    told = [job.id for batch in batches[VERSION == 7 :] for job in batch] + [last.id]
+    assert sorted(json.loads(each)["id"] for each in heard_by(ear, len(told))) == told
+
+
+@in_version_3
 def test_a_queue_whose_name_fits_in_no_notification_can_be_enqueued_into(
     client: qg.Client, notifying: Database
 ) -> None:
     client.enqueue(qg.Job("A", queue="q" * 100_000 if False else "q" * 2000))
     notifying.query("ALTER TABLE que_jobs DROP CONSTRAINT que_jobs_pkey")
     try:
-        notifying.query("INSERT INTO que_jobs (job_class, queue) VALUES ('A', repeat('q', 9000))")
+        notifying.query("INSERT INTO jobs (job_class, queue) VALUES ('A', repeat('q', 9000))")
         assert notifying.count() == 2
     finally:
         notifying.query("TRUNCATE que_jobs")
@@ -108,8 +151,9 @@ def test_a_queue_whose_name_fits_in_no_notification_can_be_enqueued_into(
 def test_migrate_adds_notifications_to_an_old_table_and_may_be_run_again(dsn: str, notifying: Database) -> None:
     qg.migrate(dsn, notify=True)
     qg.migrate(dsn)
-    assert qg.schema_version(dsn) == 3
-    assert notifying.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'qg_notify'") == 1
+    assert qg.schema_version(dsn) == VERSION
+    ours = notifying.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'qg_notify'")
+    assert ours == (1 if VERSION == 3 else 0)  # later ones have them anyway
 
 
 def test_a_new_table_can_have_them_from_the_start(make_database) -> None:
@@ -128,9 +172,9 @@ def test_a_job_starts_without_waiting_for_the_interval_whoever_enqueued_it(
     work = Worked()
     with qg.WorkerPool(client, {"MyJob": work}, 3, interval=NEVER):
         eventually(lambda: idle(notifying, 3))
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")  # as Ruby or Go would
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")  # as Ruby or Go would
         eventually(lambda: len(work.ids) == 1)
-        client.enqueue_batch(qg.Job("MyJob") for _ in range(20))
+        client.enqueue_batch((qg.Job("MyJob") for _ in range(20)), notify=True)
         eventually(lambda: len(work.ids) == 21)
 
 
@@ -139,8 +183,8 @@ def test_other_queues_wake_nobody(network: Network, notifying: Database) -> None
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 2, queue="mine", interval=NEVER):
         eventually(lambda: idle(notifying, 2))
         before = takes(network)
-        notifying.query("INSERT INTO que_jobs (job_class, queue) VALUES ('MyJob', 'other')")
-        notifying.query("INSERT INTO que_jobs (job_class, queue) VALUES ('MyJob', 'mine')")
+        notifying.query("INSERT INTO jobs (job_class, queue) VALUES ('MyJob', 'other')")
+        notifying.query("INSERT INTO jobs (job_class, queue) VALUES ('MyJob', 'mine')")
         eventually(lambda: len(work.ids) == 1 and idle(notifying, 2))
         assert takes(network) - before <= 3
 
@@ -150,7 +194,7 @@ def test_only_as_many_workers_wake_as_there_may_be_jobs(network: Network, notify
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 8, interval=NEVER):
         eventually(lambda: idle(notifying, 8))
         before = takes(network)
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1 and takes(network) == before + 2)
         eventually(lambda: idle(notifying, 8))
         assert takes(network) == before + 2  # the one that takes it, and the one that finishes it and finds no other
@@ -209,32 +253,47 @@ def test_a_source_without_a_connection_to_listen_on_is_polled_and_that_is_said(
     source = make(notifying.dsn)
     work = Worked()
     with qg.Client(source) as client, qg.WorkerPool(client, {"MyJob": work}, 2, interval=0.02):
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1)
     getattr(source, close)()
     (line,) = [record.getMessage() for record in caplog.records if "not_listening" in record.getMessage()]
     assert cause in line
 
 
-def test_where_the_table_doesnt_notify_a_pool_needs_no_connection_more(client: qg.Client, database: Database) -> None:
+def test_where_the_table_doesnt_notify_a_pool_needs_no_connection_more(client: qg.Client, silent: Database) -> None:
     with qg.WorkerPool(client, {}, 2, interval=NEVER):
-        eventually(lambda: idle(database, 2))
-        assert len(database.sessions()) == 2
+        eventually(lambda: idle(silent, 2))
+        assert len(silent.sessions()) == 2
+
+
+@pytest.mark.skipif(VERSION == 3, reason="version 3 has no que_lockers")
+def test_a_role_that_may_not_write_lockers_works_jobs_all_the_same_and_that_is_said_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = f"{database.value('SELECT current_database()')}_role"
+    database.query(f"CREATE ROLE {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON que_jobs TO {role}")
+    database.query(f"GRANT USAGE ON SEQUENCE que_jobs_id_seq TO {role}; GRANT SELECT ON que_lockers TO {role}")
+    try:
+        dsn = make_dsn(database.dsn, options=f"-c role={role}")
+        with qg.Client(dsn) as client, qg.WorkerPool(client, {"MyJob": lambda job: None}, 2, interval=0.02):
+            client.enqueue_batch(qg.Job("MyJob") for _ in range(10))
+            eventually(lambda: database.count() == 0)
+    finally:
+        database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("not_enlisted: permission denied for table que_lockers")
 
 
 def test_a_pool_whose_listening_connection_ends_listens_again(
     client: qg.Client, notifying: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def listening() -> list[int]:
-        return [pid for pid, _, query in notifying.sessions() if query == "LISTEN qg_jobs"]
-
     work = Worked()
     with qg.WorkerPool(client, {"MyJob": work}, 1, interval=NEVER):
-        eventually(lambda: idle(notifying, 1) and listening())
-        (first,) = listening()
+        eventually(lambda: idle(notifying, 1) and listening(notifying))
+        (first,) = listening(notifying)
         notifying.terminate(first)
-        eventually(lambda: listening() and listening() != [first])
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        eventually(lambda: listening(notifying))
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1)
     assert len([each for each in caplog.records if "listening_interrupted" in each.getMessage()]) == 1
 
@@ -245,8 +304,10 @@ def test_notifications_that_are_none_of_ours_are_left_alone(
     work = Worked()
     with qg.WorkerPool(client, {"MyJob": work}, 1, interval=NEVER):
         eventually(lambda: idle(notifying, 1))
-        notifying.query("NOTIFY qg_jobs, 'x'")
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        (pid,) = listening(notifying)
+        for payload in ("x", "null", "{}"):
+            notifying.query("SELECT pg_notify(%s, %s)", (client._table.channel(pid), payload))
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1)
     assert "listening_interrupted" not in caplog.text
 
@@ -256,7 +317,7 @@ def test_the_listener_of_a_client_that_was_closed_ends(
 ) -> None:
     with qg.WorkerPool(client, {}, 1, interval=NEVER) as pool:
         eventually(lambda: idle(notifying, 1))
-        (pid,) = [pid for pid, _, query in notifying.sessions() if query == "LISTEN qg_jobs"]
+        (pid,) = listening(notifying)
         client.close()
         notifying.terminate(pid)
         eventually(lambda: not pool._listener._thread.is_alive())
@@ -268,7 +329,7 @@ def test_what_was_enqueued_while_nobody_listened_is_looked_for(network: Network,
         eventually(lambda: idle(notifying, 1))
         network.cut()
         eventually(lambda: not notifying.sessions())
-        notifying.query("INSERT INTO que_jobs (job_class) VALUES ('MyJob')")
+        notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         network.open()
         eventually(lambda: len(work.ids) == 1)
 
@@ -302,6 +363,7 @@ def test_a_scheduled_job_starts_when_it_falls_due(client: qg.Client, database: D
     assert started[0] >= due.timestamp() - 0.05  # the two clocks are those of one machine
 
 
+@pytest.mark.skipif(VERSION > 3, reason="from version 4 on the table tells nobody of jobs that aren't due")
 def test_a_job_that_is_scheduled_while_all_sleep_starts_when_it_falls_due(
     client: qg.Client, notifying: Database
 ) -> None:

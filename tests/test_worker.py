@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, Network, UntilEmpty, backend_pid, eventually
+from support import UNNAMED, Database, Network, UntilEmpty, backend_pid, eventually
 
 import qg
 from qg.batch import Batch
@@ -241,7 +241,7 @@ def test_a_handler_may_delete_and_close_its_connection(
 
 
 def test_a_worker_goes_on_after_a_job_that_python_cant_read(client: qg.Client, database: Database) -> None:
-    database.query("INSERT INTO que_jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
+    database.query("INSERT INTO jobs (job_class, args) VALUES ('Bad', %s::json)", (f"[{'9' * 5000}]",))
     client.enqueue(qg.Job("MyJob"))
     worker = Sleepless(client, {"MyJob": lambda job: None})
     worker.work()
@@ -723,7 +723,7 @@ def test_the_worker_works_its_own_queue(client: qg.Client, database: Database) -
     worker = qg.Worker(client, {"MyJob": lambda job: None}, queue="mail")
     assert worker.work_one() is True
     assert worker.work_one() is False
-    assert database.value("SELECT queue FROM que_jobs") == ""
+    assert database.value("SELECT queue FROM que_jobs") == UNNAMED
 
 
 @pytest.mark.parametrize("priority", [-32768, 32767])

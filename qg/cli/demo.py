@@ -46,8 +46,7 @@ def run(dsn: str, files: list[Path], left_out: int, workers: int) -> bool:
         display.say(f"{_of_files(left_out)} left out: binary, empty, unreadable, or with a name that is no UTF-8.")
     with _result_table(dsn, name, results), _client(dsn, display) as client:
         client.enqueue_batch(
-            Job("CountWords", {"file": str(file), "stumble": number == 0}, queue=name)
-            for number, file in enumerate(files)
+            Job("CountWords", [str(file), number == 0], queue=name) for number, file in enumerate(files)
         )
         display.say(f"A job enqueued for each of {_of_files(len(files))}. The first one fails at first, on purpose.")
         counter = _Counter(results, display)
@@ -79,14 +78,15 @@ class _Counter:
 
     def count(self, job: Job) -> None:
         """Count the words of one file; the result and the job's deletion are one commit."""
-        if job.args["stumble"] and job.error_count == 0:
+        name, stumbles = job.args
+        if stumbles and job.error_count == 0:
             self._stumbled = time.monotonic()
             raise RuntimeError("stumbled on purpose; the retry will do it")
-        with open(job.args["file"], encoding="utf-8", errors="replace") as file:
+        with open(name, encoding="utf-8", errors="replace") as file:
             words = sum(len(line.split()) for line in file)
         with job.tx.cursor() as cur:
-            cur.execute(self._results.add, (job.args["file"], words))
-        if job.args["stumble"]:
+            cur.execute(self._results.add, (name, words))
+        if stumbles:
             waited = time.monotonic() - self._stumbled
             self._display.say(f"job {job.id} was done at its second try, {waited:.1f} s after it failed")
         else:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from qg.job import JobStats
+from qg.stats import JobStats
 
 __all__ = ["Display"]
 

@@ -50,6 +50,8 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
         Raises:
             ValueError: if that is no job of this package; names the field that is missing or wrong.
         """
+        if isinstance(args, list) and len(args) == 1:
+            (args,) = args  # as tables from version 4 on have it
         if isinstance(args, dict):
             args = {**args, "ctx": _readable_context(args.get("ctx"))}
         try:

@@ -16,7 +16,7 @@ from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
 from qg.failures import Logger, describe, headline, seconds_until_retry
-from qg.fields import decode_args, insert_params
+from qg.fields import decode, draft_of
 from qg.job import Job
 from qg.jobs.context import RunningJob
 from qg.jobs.errors import ErrInvalidQueueOpt
@@ -83,7 +83,7 @@ class MemoryQueue(RunningQueue):
         now = _now()
         rows = [
             Row(next(self._ids), each.queue, each.priority, each.run_at or iso_text(now), each.type, each.args, 0, None)
-            for each in map(insert_params, drafts)
+            for each in map(draft_of, drafts)
         ]
         if isinstance(tx, _Outbox):
             tx.append((self, rows))
@@ -173,7 +173,7 @@ class MemoryQueue(RunningQueue):
         return None
 
     def _attempt(self, row: Row) -> None:
-        job = Job(row.type, decode_args(row.args), row.queue, row.priority, row.due)
+        job = Job(row.type, decode(row.args), row.queue, row.priority, row.due)
         job._row = row
         envelope = read_envelope(job)
         run = Run(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)

@@ -101,7 +101,12 @@ class PostgresJobs(RunningQueue):
         if len(drafts) == 1:
             stored = [self._client.enqueue(drafts[0]) if tx is None else self._client.enqueue_in_tx(drafts[0], tx)]
         else:
-            stored = self._client.enqueue_batch(drafts) if tx is None else self._client.enqueue_batch_in_tx(drafts, tx)
+            client = self._client
+            stored = (
+                client.enqueue_batch(drafts, notify=True)
+                if tx is None
+                else client.enqueue_batch_in_tx(drafts, tx, notify=True)
+            )
         return [cast("int", job.id) for job in stored]
 
     def _shares_transaction_of(self, queue: object) -> bool:

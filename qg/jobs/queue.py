@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import Logger, one_line
-from qg.fields import check_queue, insert_params
+from qg.fields import check_queue, draft_of
 from qg.job import Job
 from qg.jobs.conductor import Conductor
 from qg.jobs.context import Context, current_tx, current_user, running_job
@@ -62,7 +62,7 @@ class Options:
             check_queue(self.queue)
             if self.poll_interval is None:  # for which others read the environment
                 raise ErrInvalidOption("poll_interval must be a number of seconds, not None")
-            Polling(self.queue, self.poll_interval, 1, self.poll_strategy)
+            Polling(self.queue, self.poll_interval, 1, self.poll_strategy, False)
         except ErrInvalidOption as error:
             raise ErrInvalidQueueOpt(str(error)) from error
         if isinstance(self.pool_size, bool) or not isinstance(self.pool_size, int) or self.pool_size < 1:
@@ -141,7 +141,7 @@ class RunningQueue(ABC):
                 self._check_job_options(priority, run_at)
                 ctx = _ctx_here()
                 drafts = [
-                    Job(takes.name, _document(takes, takes.encode(each), ctx), self._options.queue, priority, run_at)
+                    _job(takes.name, _document(takes, takes.encode(each), ctx), self._options.queue, priority, run_at)
                     for takes, each in payloads
                 ]
                 ids = self._store_somewhere(drafts, current_tx.get() if tx is None else tx)
@@ -276,7 +276,7 @@ class RunningQueue(ABC):
 
     def _check_job_options(self, priority: int, run_at: datetime | None) -> None:
         try:
-            insert_params(Job("any", None, self._options.queue, priority, run_at))
+            draft_of(Job("any", None, self._options.queue, priority, run_at))
         except ErrInvalidJob as error:
             raise ErrInvalidJobOpt(str(error)) from error
 
@@ -314,7 +314,14 @@ class RunningQueue(ABC):
     def _job_of(self, schedule: Schedule) -> Job:
         """Return the job of one tick."""
         document = _document(schedule.takes, schedule.document, _ctx_here())
-        return Job(schedule.takes.name, document, self._options.queue, 0)
+        return _job(schedule.takes.name, document, self._options.queue, 0)
+
+
+def _job(job_type: str, document: Any, queue: str, priority: int, run_at: datetime | None = None) -> Job:
+    """Return the job that holds *document*, which Go has for its args, and Ruby's tables in an array."""
+    job = Job(job_type, document, queue, priority, run_at)
+    job._one_argument = True
+    return job
 
 
 def _ctx_here() -> PersistenceCTXPayload:

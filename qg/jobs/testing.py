@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from qg.fields import decode_args
+from qg.fields import decode
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.memory import MemoryQueue
 from qg.jobs.payloads import Payload, PayloadType, payload_type, payloads_in
@@ -97,7 +97,7 @@ class TestQueue(TestAssertions, MemoryQueue):
         """Return the payloads in the order in which they were enqueued, as their functions would get them."""
         with self._changed:
             rows = sorted(self._waiting, key=lambda row: row.id)
-        stored = [PersistencePayload.read(decode_args(row.args)) for row in rows]
+        stored = [PersistencePayload.read(decode(row.args)) for row in rows]
         return [self._types[each.job_struct_path].decode(each.job_data) for each in stored]
 
     def get(self, pos: int) -> Any:

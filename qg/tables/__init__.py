@@ -9,36 +9,26 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qg.errors import ErrInvalidOption, ErrTable
-from qg.tables import v3
-from qg.tables.table import (
-    PREPARED_NAMES,
-    PollStrategy,
-    Row,
-    Statement,
-    Table,
-    Taking,
-    Walk,
-    iso_text,
-    script,
-    timestamp,
-)
+from qg.errors import ErrTable
+from qg.tables import v3, v7
+from qg.tables.table import Draft, PollStrategy, Row, Statement, Table, iso_text, script, timestamp
+from qg.tables.v7 import WRAPPER
 
 __all__ = [
-    "PREPARED_NAMES",
+    "WRAPPER",
+    "Draft",
     "PollStrategy",
     "Row",
     "Statement",
     "Table",
-    "Taking",
-    "Walk",
-    "ddl",
     "detect",
     "iso_text",
     "script",
     "timestamp",
     "version_of",
 ]
+
+_TABLES = {3: v3.TABLE, **v7.TABLES}
 
 # Ruby Que keeps the version in the table's comment; where a dump lost that, the columns tell.
 _SEEN = """
@@ -67,7 +57,7 @@ def version_of(cursor: Any) -> int:
     if row is None:
         return 0
     comment, columns, conditional_notify = row[0], set(row[1]), row[2]
-    if comment is not None and re.fullmatch(r"\d+", comment):
+    if comment is not None and re.fullmatch(r"[1-9]\d*", comment):
         return int(comment)
     if columns >= _V3_COLUMNS:
         return 3
@@ -95,17 +85,8 @@ def detect(cursor: Any) -> Table:
             "there is no que_jobs table in this connection's search_path; "
             "create it with qg.migrate(source) or psql -f schema.sql"
         )
-    if version != v3.TABLE.version:
-        raise ErrTable(f"the que_jobs table is of version {version}, but this qg works version 3 only")
-    return v3.TABLE
-
-
-def ddl(version: int, *, notify: bool) -> str:
-    """Return the script that creates a table of *version* where there is none; and its notifications.
-
-    Raises:
-        ErrInvalidOption: if this qg can't create that version.
-    """
-    if version != 3:
-        raise ErrInvalidOption(f"version {version!r} can't be created by this qg; ask for version 3")
-    return "".join(script(name) for name in ["v3.sql"] + ["v3_notify.sql"] * notify)
+    if version not in _TABLES:
+        raise ErrTable(
+            f"the que_jobs table is of version {version}, but this qg works versions 3 to 7; migrate it to one of them"
+        )
+    return _TABLES[version]

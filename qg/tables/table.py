@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from enum import Enum
 from functools import cached_property
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = [
-    "PREPARED_NAMES",
+    "Draft",
+    "Lockers",
     "PollStrategy",
     "Row",
     "Statement",
     "Table",
-    "Taking",
-    "Walk",
     "iso_text",
     "script",
     "timestamp",
@@ -38,11 +37,23 @@ class PollStrategy(Enum):
     RUN_AT = "run_at, priority, id"
 
 
+class Draft(NamedTuple):
+    """A job on its way into the table: ``run_at`` in ISO 8601 or None for now, the last three JSON text."""
+
+    queue: str
+    priority: int
+    run_at: str | None
+    type: str
+    args: str
+    kwargs: str
+    tags: str
+
+
 class Row(NamedTuple):
     """A job as the table holds it.
 
-    ``run_at`` and ``args`` are text: the one in ISO 8601, so that the key of a row finds it again
-    whatever Python's datetime can't hold (infinity, the year 12000), the other so that a document
+    ``run_at`` and what is JSON are text: the one in ISO 8601, so that the key of a row finds it again
+    whatever Python's datetime can't hold (infinity, the year 12000), the others so that a document
     Python can't parse is the trouble of one job and not of the statement.
     """
 
@@ -54,11 +65,18 @@ class Row(NamedTuple):
     args: str
     error_count: int
     last_error: str | None
+    kwargs: str = "{}"
+    tags: str = "[]"
 
     @classmethod
     def read(cls, text: str) -> Row:
         """Return the row that a statement gave as a JSON array."""
         return cls(*json.loads(text))
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What finds the row again as long as nobody has changed any of it."""
+        return self.queue, self.priority, self.run_at, self.id
 
     @property
     def due(self) -> datetime:
@@ -129,118 +147,96 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Taking:
-    """How a session finishes jobs and takes others in one message, by functions of its own."""
+class Lockers:
+    """How a session says in the table of lockers whose it is."""
 
-    # Creates the functions, or replaces them, for this session alone.
-    functions: str
-    # From the rows to the parameters of finish_jobs.
-    finish_params: Callable[[Sequence[Row]], tuple[Any, ...]]
-    # (finish_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
-    finish_jobs: Statement
-    # (id to unlock or null, queue, how many, priorities, run_ats and ids of the marks, learn) -> one
-    # column of JSON arrays: a Row for each job, then a Walk.
-    take_jobs: Statement
-    # The same in the order of run_at, priority and id.
-    take_jobs_by_run_at: Statement
-    # (ids) -> how many of them this session had locked.
-    unlock_jobs: Statement
-    # () -> nothing; unlocks all that this session has locked.
-    unlock_everything: Statement
-
-    def take_jobs_in(self, order: PollStrategy) -> Statement:
-        """The statement that takes jobs in *order*."""
-        return self.take_jobs_by_run_at if order is PollStrategy.RUN_AT else self.take_jobs
-
-
-class Walk(NamedTuple):
-    """What taking jobs told besides the jobs.
-
-    ``unlocked`` says whether the lock to be given up was held, ``more`` that another due job may be
-    there, ``seconds_until_next`` when the next one falls due if no job was found, ``entries`` and
-    ``pages`` how many of the index were read. Then come the marks for the next walk, if they were
-    asked for: up to where in each priority every job was gone or locked. A walk in the order of
-    ``run_at`` tells besides of how many priorities it read the ``heads``, and how many ``jumps`` down
-    from the root of the index it took to get from entry to entry.
-    """
-
-    unlocked: bool | None
-    more: bool
-    seconds_until_next: float | None
-    entries: int | None
-    pages: int | None
-    priorities: list[int] | None
-    run_ats: list[str] | None
-    ids: list[int] | None
-    heads: int = 0
-    jumps: int = 0
+    # (workers, process id, host, queue, listening) -> one row. The session's old row, and those of
+    # sessions that are gone, go first.
+    register: Statement
+    # () -> nothing; the session's row goes.
+    leave: Statement
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a kind of table offers: its statements, and the key that names one row.
+    """What a version of the table offers: its statements, and how a job gets into it.
 
     A statement returns a job as one column, the JSON array that :meth:`Row.read` reads: psycopg2
-    takes longer over eight columns than json over one.
+    takes longer over ten columns than json over one. A statement of another version fails rather
+    than read or write what isn't meant: a column that it names is missing, or there twice.
     """
 
     version: int
-    key: Callable[[Row], tuple[Any, ...]]
+
+    # How the table holds a draft; raises ErrInvalidJob if it can't. Whether args must be an array,
+    # and how many fields of a draft the INSERTs take.
+    fit: Callable[[Draft], Draft]
+    wants_array: bool
+    width: int
+    # What a queue is called in the table, and what migrating makes of its name in another version.
+    queue_name: Callable[[str], str]
+    migrated_queue: Callable[[str], str]
+    # How often a job is tried again before it expires; None means for ever.
+    maximum_retry_count: int | None
 
     # ($1 queue) -> the first due job that this session could lock, locked.
     lock_job: Statement
     # The same, of the first one by run_at, priority and id.
     lock_job_by_run_at: Statement
+    # ($1 types, $2 queue) -> the same two, only among jobs of these types.
+    lock_job_of_types: Statement
+    lock_job_of_types_by_run_at: Statement
     # (key) -> one row if the job is still as it was locked.
     check_job: Statement
-    # (id) -> whether the lock was had, for a job known by its id.
-    relock_job: Statement
-    # (id) -> whether this session held the lock.
-    unlock_job: Statement
-    # The same, and then every advisory lock that is left on the session.
-    unlock_all: Statement
 
     # (key), (id) -> how many rows went, and the transaction they went in.
     destroy_job: Statement
     destroy_job_by_id: Statement
-    # (id) -> one row if the job is there.
+    # The same, of rows that are kept as finished; None where there is no such state.
+    finish_job: Statement | None
+    finish_job_by_id: Statement | None
+    # (id) -> one row if the job is there and still to be done.
     job_exists: Statement
-    # (transaction, id) -> whether we are in that transaction and the job is gone in it.
+    # (transaction, id) -> whether we are in that transaction and the job is done or gone in it.
     deletion_pending: Statement
-    # (error count, seconds, message, key or id) -> the job.
+    # (error count, seconds or null to expire, message or null, key or id) -> the job.
     set_error: Statement
     set_error_by_id: Statement
     # (timestamp or null, seconds or null, id) -> the job.
     reschedule: Statement
 
-    # (queue, priority, run_at or null, type, args) -> the job.
+    # (the first *width* fields of a draft) -> the job.
     insert_job: Statement
     # The same, an array each -> one JSON array of ids and run_ats, in the order of the arrays.
     insert_jobs: Statement
-    # From values to an array as a parameter.
-    array: Callable[[Iterable[str | int | None]], str]
+    # The same, waking nobody where the table lets us.
+    insert_jobs_quietly: Statement
 
     # () -> queue, type, count, working, errored, highest error count, oldest run_at as text.
     stats: Statement
+    # () -> id, queue, type, priority, run_at, error count, backend, process, host, since.
+    job_states: Statement
 
-    taking: Taking
+    # The functions behind TAKE_JOBS and FINISH_JOBS: creates or replaces them, for this session alone.
+    functions: str
 
     # () -> whether the table notifies of jobs that are enqueued.
     notifies: Statement
-    # What to execute to hear of them; each notification is the number of due jobs and their queue.
-    listen: str
-    stop_listening: str
+    # From the pid of a session's backend to the channel where it hears of them.
+    channel: Callable[[int], str]
+    # From a notification to a queue and how many jobs are due there; None if it says nothing of that.
+    read_notification: Callable[[str], tuple[str, int] | None]
+    # None where the table knows of none.
+    lockers: Lockers | None
 
-    def lock_job_in(self, order: PollStrategy) -> Statement:
-        """The statement that locks the first job in *order*."""
-        return self.lock_job_by_run_at if order is PollStrategy.RUN_AT else self.lock_job
+    def lock_job_in(self, order: PollStrategy, types: Sequence[str] | None) -> Statement:
+        """The statement that locks the first job in *order*, of any type or of *types*."""
+        if types is None:
+            return self.lock_job_by_run_at if order is PollStrategy.RUN_AT else self.lock_job
+        return self.lock_job_of_types_by_run_at if order is PollStrategy.RUN_AT else self.lock_job_of_types
 
-    @property
+    @cached_property
     def prepared(self) -> Sequence[Statement]:
         """The statements that have a name."""
         every = (getattr(self, field.name) for field in fields(self))
         return [each for each in every if isinstance(each, Statement) and each.name]
-
-
-# What the connection has prepared already, by whomever.
-PREPARED_NAMES = Statement("SELECT name FROM pg_prepared_statements")

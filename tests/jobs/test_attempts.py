@@ -195,7 +195,7 @@ def test_reschedule_and_discard_pass_through_and_are_in_the_history(queue: jobs.
     queue.enqueue([Greet(7), Report()])
     work_one(queue)
     assert users.query("SELECT * FROM users") == []
-    assert users.query("SELECT job_id, error_count, run_at > now() FROM que_jobs") == [(1, 0, True)]
+    assert users.query("SELECT job_id, error_count, run_at > now() FROM jobs") == [(1, 0, True)]
     assert history(users) == [
         (1, 0, False, "qg.verdicts.Reschedule: run again after 3600 s"),
         (2, 0, False, "qg.verdicts.Discard: nobody reads it"),
@@ -396,7 +396,7 @@ def test_a_number_beyond_pythons_is_kept_in_the_history_as_it_was(
     def measure(ctx: jobs.Context, job: Measure) -> None: ...
 
     jobs_database.query(
-        "INSERT INTO que_jobs (job_class, args) VALUES ('test_attempts.Measure', %s)",
+        "INSERT INTO jobs (job_class, args) VALUES ('test_attempts.Measure', %s)",
         (f'{{"jobData": {{"value": {number}}}}}',),
     )
     work_one(queue)

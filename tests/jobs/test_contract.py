@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from support import PATIENCE, Database, eventually
+from support import PATIENCE, Database, eventually, name_of
 
 import qg
 from qg import jobs
@@ -121,7 +121,7 @@ class Queues:
         return [
             Stored(*row)
             for row in self._database.query(
-                "SELECT job_id, job_class, priority, run_at, error_count, args FROM que_jobs ORDER BY job_id"
+                "SELECT job_id, job_class, priority, run_at, error_count, args FROM jobs ORDER BY job_id"
             )
         ]
 
@@ -265,7 +265,7 @@ def test_priority_is_0_and_run_at_now_unless_said_otherwise(queues: Queues, queu
         LoopHole(object()),
         [Greet(1), LoopHole(object())],
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_what_is_no_payload_is_refused_and_nothing_of_it_enqueued(queues: Queues, queue: Any, bad: Any) -> None:
     with pytest.raises(jobs.ErrInvalidJobType) as caught:
@@ -288,7 +288,7 @@ def test_what_is_no_payload_is_refused_and_nothing_of_it_enqueued(queues: Queues
         {"run_at": "2030-01-01T00:00:00Z"},
         {"run_at": 0},
     ],
-    ids=repr,
+    ids=name_of,
 )
 @pytest.mark.parametrize("job", [Greet(1), [Greet(1), Greet(2)]], ids=["one", "many"])
 def test_an_option_out_of_bounds_is_refused_and_nothing_enqueued(
@@ -388,7 +388,7 @@ def test_an_async_function_runs_to_its_end(queues: Queues, queue: Any) -> None:
     assert seen == ["begun", "ended"]
 
 
-@pytest.mark.parametrize("result", [False, "text", ValueError("not raised"), {"a": 1}], ids=repr)
+@pytest.mark.parametrize("result", [False, "text", ValueError("not raised"), {"a": 1}], ids=name_of)
 def test_what_a_function_returns_is_of_no_account(queues: Queues, queue: Any, result: Any, log: Any) -> None:
     seen: list[Any] = []
 
@@ -500,7 +500,7 @@ def test_the_backoff_says_when_a_job_is_run_again(queues: Queues, log: Any) -> N
     assert 3500 < (job.run_at - datetime.now(timezone.utc)).total_seconds() <= 3600
 
 
-@pytest.mark.parametrize("delay", [ZeroDivisionError(), float("nan"), float("inf"), -1e30, 1e30, "1"], ids=repr)
+@pytest.mark.parametrize("delay", [ZeroDivisionError(), float("nan"), float("inf"), -1e30, 1e30, "1"], ids=name_of)
 def test_a_backoff_that_is_no_good_costs_neither_the_job_nor_the_worker(queues: Queues, log: Any, delay: Any) -> None:
     def backoff(count: int) -> float:
         if isinstance(delay, Exception):
@@ -564,7 +564,7 @@ def failing_as_a_coroutine(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     "error",
     [SystemExit(3), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt(), BaseException("x")],
-    ids=repr,
+    ids=name_of,
 )
 def test_no_exception_whatever_ends_a_worker(queues: Queues, log: Any, failing: Any, error: BaseException) -> None:
     queue = queues.make(pool_size=1, backoff=lambda count: 0.01)
@@ -686,7 +686,7 @@ def of_an_int(ctx: jobs.Context, job: int) -> None:
     pass
 
 
-@pytest.mark.parametrize("bad", [None, 7, Greet, lambda ctx: None, without_annotation, of_an_int], ids=repr)
+@pytest.mark.parametrize("bad", [None, 7, Greet, lambda ctx: None, without_annotation, of_an_int], ids=name_of)
 def test_what_is_no_job_func_is_refused(queue: Any, bad: Any) -> None:
     with pytest.raises(jobs.ErrInvalidJobFunc):
         queue.register_job_func(bad)
@@ -779,7 +779,7 @@ def test_registering_disturbs_no_running_job(queues: Queues, gate: Gate) -> None
 
 
 @pytest.mark.parametrize(
-    "failure", [ValueError("no"), qg.Reschedule(after=0.01), qg.Discard("no"), SystemExit(1)], ids=repr
+    "failure", [ValueError("no"), qg.Reschedule(after=0.01), qg.Discard("no"), SystemExit(1)], ids=name_of
 )
 def test_what_a_function_enqueues_comes_to_be_only_if_it_succeeds(queues: Queues, log: Any, failure: Any) -> None:
     queue = queues.make(pool_size=2, backoff=lambda count: 0.01)
@@ -1028,7 +1028,7 @@ def test_another_spec_or_payload_is_another_schedule(queues: Queues, queue: Any)
         ("@daily", [Sweep()]),
         ("@daily", LoopHole(object())),
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_a_schedule_that_cant_be_is_refused_and_not_recorded(queues: Queues, queue: Any, spec: Any, job: Any) -> None:
     with pytest.raises(jobs.ErrScheduleFailed):
@@ -1238,7 +1238,7 @@ def test_a_with_block_shuts_down_at_its_end(queues: Queues) -> None:
         {"poll_strategy": "x"},
         {"poll_strategy": None},
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_an_option_of_a_queue_out_of_bounds_is_refused(queues: Queues, options: Any) -> None:
     with pytest.raises(jobs.ErrInvalidQueueOpt) as caught:
@@ -1247,7 +1247,7 @@ def test_an_option_of_a_queue_out_of_bounds_is_refused(queues: Queues, options: 
     assert next(iter(options)).removeprefix("poll_").removeprefix("pool_") in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [{"backoff": 3}, {"logger": "root"}], ids=repr)
+@pytest.mark.parametrize("bad", [{"backoff": 3}, {"logger": "root"}], ids=name_of)
 def test_a_backoff_or_logger_that_is_none_is_refused(queues: Queues, bad: Any) -> None:
     with pytest.raises(qg.ErrInvalidOption):
         queues.make(**bad)

@@ -107,7 +107,7 @@ def test_of_an_envelope_only_the_data_is_needed() -> None:
     [
         (None, "object"),
         ([], "object"),
-        ([{"jobData": {}}], "object"),
+        ([{"jobData": {}}, {}], "object"),
         ("text", "object"),
         (7, "object"),
         ({}, "jobData"),

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from support import name_of
 
 from qg import jobs
 
@@ -28,7 +29,7 @@ def test_it_is_a_queue() -> None:
     assert isinstance(queue, jobs.Scheduler)
 
 
-@pytest.mark.parametrize("job", [Greet(1), [Greet(1), Greet(2)], [], None, "text", 7, Greet], ids=repr)
+@pytest.mark.parametrize("job", [Greet(1), [Greet(1), Greet(2)], [], None, "text", 7, Greet], ids=name_of)
 def test_it_forgets_whatever_is_enqueued(job: Any) -> None:
     queue = jobs.NoopQueue()
     assert queue.enqueue(job) == []
@@ -36,7 +37,7 @@ def test_it_forgets_whatever_is_enqueued(job: Any) -> None:
     assert queue.enqueue(job, priority=10**6, run_at=naive, tx=object()) == []
 
 
-@pytest.mark.parametrize("fn", [never, None, 7, print], ids=repr)
+@pytest.mark.parametrize("fn", [never, None, 7, print], ids=name_of)
 def test_it_returns_whatever_is_registered_and_checks_nothing(fn: Any) -> None:
     queue = jobs.NoopQueue()
     assert queue.register_job_func(fn) is fn

@@ -28,6 +28,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from support import name_of
 
 from qg import QgError, jobs
 from qg.jobs.payloads import payload_type
@@ -391,7 +392,7 @@ def a_function() -> None:
         ([Frozen(7), [Frozen(8)]], "list is no payload type"),
         ((Frozen(7), None), "NoneType is no payload type"),
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_what_is_no_payload_is_refused_and_nothing_is_enqueued(job: Any, message: str) -> None:
     refused(job, message)
@@ -757,7 +758,7 @@ def test_a_value_that_is_none_of_those_allowed_isnt_quoted(values: Any) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("document", [None, [], [7], "text", 7, True], ids=repr)
+@pytest.mark.parametrize("document", [None, [], [7], "text", 7, True], ids=name_of)
 @pytest.mark.parametrize("cls", [Frozen, Named, Struct, Attrs, Model, ModelDataclass, Nothing])
 def test_a_document_that_is_no_object_fails_the_job(cls: Any, document: Any) -> None:
     with pytest.raises(ValueError, match=r"object|\[|valid dict|instance"):

@@ -130,7 +130,7 @@ def test_with_priority(make_queue: MakeQueue, jobs_database: Database):
     queue = make_queue()
     queue.enqueue(Greet())
     queue.enqueue(Greet(), priority=-7)
-    assert jobs_database.query("SELECT priority FROM que_jobs ORDER BY job_id") == [(0,), (-7,)]
+    assert jobs_database.query("SELECT priority FROM jobs ORDER BY job_id") == [(0,), (-7,)]
 
 
 def test_with_run_at(make_queue: MakeQueue, jobs_database: Database):

@@ -99,7 +99,7 @@ def test_ten_processes_enqueue_each_tick_once_while_one_is_killed_every_second(
     assert len(fired) >= 20
     times = [tick for tick, _ in fired]
     assert {later - earlier for earlier, later in itertools.pairwise(times)} == {timedelta(seconds=1)}
-    enqueued = jobs_database.query("SELECT job_id, run_at FROM que_jobs ORDER BY run_at")
+    enqueued = jobs_database.query("SELECT job_id, run_at FROM jobs ORDER BY run_at")
     assert [job for _, job in fired] == [job for job, _ in enqueued]
     assert all(tick <= run_at for tick, (_, run_at) in zip(times, enqueued, strict=True))
 

@@ -442,7 +442,7 @@ def test_the_carrier_is_w3cs_whatever_the_program_is_set_to(queue: Any, telemetr
 def insert(database: Database, ctx: Any) -> None:
     """Put a Greet into the table as another program would."""
     args = json.dumps({"jobData": {"user_id": 7}, "jobStructPath": "x.Greet", "gitHashEnqueued": "abc", "ctx": ctx})
-    database.query("INSERT INTO que_jobs (job_class, args) VALUES (%s, %s)", (GREET, args))
+    database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, args))
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_args_that_cant_be_read_fail_the_job_and_name_what_is_wrong(
     def greet(ctx: jobs.Context, job: Greet) -> None:
         seen.append(job)
 
-    jobs_database.query("INSERT INTO que_jobs (job_class, args) VALUES (%s, %s)", (GREET, json.dumps(args)))
+    jobs_database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, json.dumps(args)))
     (run,) = telemetry.runs(1)
     if seen:  # it could be read after all
         assert name != "jobData"

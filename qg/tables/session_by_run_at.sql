@@ -2,7 +2,7 @@
 -- and id. The last array tells two things more: how many heads there were, and how often the walk
 -- went down the index from its root to get to an entry.
 --
--- There is no index in this order. But within one priority the primary key is in it, so this merges
+-- There is no index in this order. But within one priority the one there is is in it, so this merges
 -- the priorities: it knows the first entry of each that it hasn't looked at, the head, and always
 -- takes the earliest of them. A head costs one descent of the index, to where the priority begins or
 -- its mark is, and each job looked at costs one more, to the head that follows. The priorities
@@ -10,7 +10,7 @@
 --
 -- Marks are those of que_take_jobs: within one priority both orders are the same.
 CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs_by_run_at(
-    unlock_id bigint, of_queue text, wanted integer,
+    unlock_id bigint, of_queue text, wanted integer, only_types text[],
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
@@ -26,9 +26,8 @@ DECLARE
     began timestamptz := clock_timestamp();
     horizon timestamptz := began - interval '250 milliseconds';
     next_due timestamptz;
-    primary_key oid := to_regclass('que_jobs_pkey');
-    entries_before bigint := pg_stat_get_xact_tuples_returned(primary_key);
-    pages_before bigint := pg_stat_get_xact_blocks_fetched(primary_key);
+    entries_before bigint := :entries;
+    pages_before bigint := :pages;
     jumps integer := 0;
     at_priority integer := -32769;
     stretch integer := 1;  -- of the priorities: up to that of the mark with this number
@@ -37,6 +36,7 @@ DECLARE
     run_ats timestamptz[] := '{}';
     ids bigint[] := '{}';
     earliest integer;
+    is_wanted boolean;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE feature_not_supported
@@ -49,10 +49,10 @@ BEGIN
 
     LOOP
         jumps := jumps + 1;
-        SELECT priority, run_at, job_id INTO following FROM que_jobs
-        WHERE queue = of_queue
+        SELECT priority, run_at, :id AS id INTO following FROM :que_jobs
+        WHERE :workable AND queue = of_queue
           AND priority > at_priority AND priority < coalesce(mark_priorities[stretch], 32768)
-        ORDER BY priority, run_at, job_id
+        ORDER BY priority, run_at, :id
         LIMIT 1;
         IF FOUND THEN
             at_priority := following.priority;
@@ -60,16 +60,16 @@ BEGIN
             at_priority := mark_priorities[stretch];
             EXIT WHEN at_priority IS NULL;
             jumps := jumps + 1;
-            SELECT run_at, job_id INTO following FROM que_jobs
-            WHERE queue = of_queue AND priority = at_priority
-              AND (run_at, job_id) > (mark_run_ats[stretch]::timestamptz, mark_ids[stretch])
-            ORDER BY priority, run_at, job_id
+            SELECT run_at, :id AS id INTO following FROM :que_jobs
+            WHERE :workable AND queue = of_queue AND priority = at_priority
+              AND (run_at, :id) > (mark_run_ats[stretch]::timestamptz, mark_ids[stretch])
+            ORDER BY priority, run_at, :id
             LIMIT 1;
             stretch := stretch + 1;
         END IF;
         priorities := priorities || at_priority;
         run_ats := run_ats || coalesce(following.run_at, 'infinity');
-        ids := ids || following.job_id;
+        ids := ids || following.id;
     END LOOP;
 
     LOOP
@@ -87,12 +87,21 @@ BEGIN
             EXIT;
         END IF;
 
-        IF pg_try_advisory_lock(ids[earliest]) THEN
-            SELECT json_build_array(job_id, queue, priority, run_at, job_class, args::text, error_count, last_error)
+        is_wanted := true;
+        IF only_types IS NOT NULL THEN
+            is_wanted := EXISTS (
+                SELECT FROM :que_jobs
+                WHERE :workable AND job_class = ANY (only_types)
+                  AND queue = of_queue AND priority = priorities[earliest]
+                  AND run_at = run_ats[earliest] AND :id = ids[earliest]
+            );
+        END IF;
+        IF is_wanted AND pg_try_advisory_lock(ids[earliest]) THEN
+            SELECT :row
             INTO taken
-            FROM que_jobs
-            WHERE queue = of_queue AND priority = priorities[earliest]
-              AND run_at = run_ats[earliest] AND job_id = ids[earliest];
+            FROM :que_jobs
+            WHERE :workable AND queue = of_queue AND priority = priorities[earliest]
+              AND run_at = run_ats[earliest] AND :id = ids[earliest];
             IF FOUND THEN
                 RETURN NEXT taken;
                 wanted := wanted - 1;
@@ -102,13 +111,13 @@ BEGIN
         END IF;
 
         jumps := jumps + 1;
-        SELECT run_at, job_id INTO following FROM que_jobs
-        WHERE queue = of_queue AND priority = priorities[earliest]
-          AND (run_at, job_id) > (run_ats[earliest], ids[earliest])
-        ORDER BY priority, run_at, job_id
+        SELECT run_at, :id AS id INTO following FROM :que_jobs
+        WHERE :workable AND queue = of_queue AND priority = priorities[earliest]
+          AND (run_at, :id) > (run_ats[earliest], ids[earliest])
+        ORDER BY priority, run_at, :id
         LIMIT 1;
         run_ats[earliest] := coalesce(following.run_at, 'infinity');
-        ids[earliest] := following.job_id;
+        ids[earliest] := following.id;
     END LOOP;
 
     IF learn THEN
@@ -124,8 +133,8 @@ BEGIN
     END IF;
     RETURN NEXT json_build_array(
         unlocked, more, CASE WHEN isfinite(next_due) THEN extract(epoch FROM next_due - began) END,
-        pg_stat_get_xact_tuples_returned(primary_key) - entries_before,
-        pg_stat_get_xact_blocks_fetched(primary_key) - pages_before,
+        :entries - entries_before,
+        :pages - pages_before,
         mark_priorities, mark_run_ats, mark_ids,
         cardinality(priorities), jumps
     );

@@ -1,7 +1,9 @@
--- What a session needs to finish and to take jobs of a version-3 table in one message each. The
--- functions live as long as the session, in its own temporary schema, and are seen by nobody else.
--- Their settings keep them on the primary key, whatever the planner saw when a plan was made: with
--- a plan from when the table was empty, each lock would read the whole of it.
+-- What a session needs to finish and to take jobs in one message each. The functions live as long as
+-- the session, in its own temporary schema, and are seen by nobody else. Their settings keep them on
+-- the index, whatever the planner saw when a plan was made: with a plan from when the table was
+-- empty, each lock would read the whole of it.
+--
+-- Words behind a colon stand for what the versions of the table differ in; statements.py fills them in.
 
 -- Delete the jobs with these keys, or fail if one of them isn't there under its key any more.
 CREATE OR REPLACE FUNCTION pg_temp.que_finish_jobs(
@@ -21,8 +23,9 @@ BEGIN
         SELECT found.place
         FROM unnest(priorities, run_ats, ids) AS key (priority, run_at, id),
              LATERAL (
-                 SELECT ctid AS place FROM que_jobs
-                 WHERE queue = of_queue AND priority = key.priority AND run_at = key.run_at AND job_id = key.id
+                 SELECT ctid AS place FROM :que_jobs
+                 WHERE :workable
+                   AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id
                  OFFSET 0
              ) AS found
     ));
@@ -34,20 +37,20 @@ END
 $$;
 
 -- Let go of every lock that this session has, among them that of unlock_id unless that is null; then
--- lock up to `wanted` due jobs in the order of priority, run_at and id. Returns a JSON array for
--- each with the fields of the row, and a last one about the walk: whether unlock_id was locked,
--- whether another job may be due, in how many seconds the next one is, how many entries and pages
--- of the primary key were read, and the marks for the next walk.
+-- lock up to `wanted` due jobs, of any type or of only_types, in the order of priority, run_at and
+-- id. Returns a JSON array for each with the fields of the row, and a last one about the walk:
+-- whether unlock_id was locked, whether another job may be due, in how many seconds the next one is,
+-- how many entries and pages of the index were read, and the marks for the next walk.
 --
--- A mark (priority, run_at, id) says that everything of its priority up to there was gone or locked.
--- The walk leaves that out. Marks are given in the order of their priorities; with `learn` those for
--- the next walk are returned.
+-- A mark (priority, run_at, id) says that everything of its priority up to there, as far as it is of
+-- these types, was gone or locked. The walk leaves that out. Marks are given in the order of their
+-- priorities; with `learn` those for the next walk are returned.
 --
 -- The second look at each job is what makes the lock safe: its worker may have finished it after
 -- our first look and before we got the lock that it gave up. A statement in here sees whatever was
 -- committed before it began, provided that the transaction reads committed data.
 CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
-    unlock_id bigint, of_queue text, wanted integer,
+    unlock_id bigint, of_queue text, wanted integer, only_types text[],
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
@@ -65,9 +68,8 @@ DECLARE
     -- Marks keep this far behind, or each such job would be found by a walk from the start only.
     horizon timestamptz := began - interval '250 milliseconds';
     next_due timestamptz;
-    primary_key oid := to_regclass('que_jobs_pkey');
-    entries_before bigint := pg_stat_get_xact_tuples_returned(primary_key);
-    pages_before bigint := pg_stat_get_xact_blocks_fetched(primary_key);
+    entries_before bigint := :entries;
+    pages_before bigint := :pages;
     stretch integer := 1;  -- of the walk: up to the priority of the mark with this number
     future boolean;
     at_priority integer := -32769;
@@ -87,11 +89,11 @@ BEGIN
     LOOP
         future := false;
         FOR key IN
-            SELECT priority, run_at, job_id FROM que_jobs
-            WHERE queue = of_queue
-              AND (priority, run_at, job_id) > (at_priority, at_run_at, at_id)
+            SELECT priority, run_at, :id AS id FROM :que_jobs
+            WHERE :workable AND queue = of_queue
+              AND (priority, run_at, :id) > (at_priority, at_run_at, at_id)
               AND priority < coalesce(mark_priorities[stretch], 32768)
-            ORDER BY priority, run_at, job_id
+            ORDER BY priority, run_at, :id
         LOOP
             IF key.run_at > began THEN
                 future := true;
@@ -102,17 +104,25 @@ BEGIN
             ELSIF learn AND key.priority IS DISTINCT FROM seen[cardinality(seen)] THEN
                 seen := seen || key.priority::integer;
             END IF;
-            CONTINUE WHEN NOT pg_try_advisory_lock(key.job_id);
+            IF only_types IS NOT NULL THEN  -- by itself, since a condition with a query in it is dear
+                CONTINUE WHEN NOT EXISTS (
+                    SELECT FROM :que_jobs
+                    WHERE :workable AND job_class = ANY (only_types)
+                      AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id
+                );
+            END IF;
+            CONTINUE WHEN NOT pg_try_advisory_lock(key.id);
 
-            SELECT json_build_array(job_id, queue, priority, run_at, job_class, args::text, error_count, last_error)
+            SELECT :row
             INTO taken
-            FROM que_jobs
-            WHERE queue = of_queue AND priority = key.priority AND run_at = key.run_at AND job_id = key.job_id;
+            FROM :que_jobs
+            WHERE :workable
+              AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id;
             IF FOUND THEN
                 RETURN NEXT taken;
                 wanted := wanted - 1;
             ELSE
-                PERFORM pg_advisory_unlock(key.job_id);
+                PERFORM pg_advisory_unlock(key.id);
             END IF;
         END LOOP;
 
@@ -146,8 +156,8 @@ BEGIN
     END IF;
     RETURN NEXT json_build_array(
         unlocked, more, CASE WHEN isfinite(next_due) THEN extract(epoch FROM next_due - began) END,
-        pg_stat_get_xact_tuples_returned(primary_key) - entries_before,
-        pg_stat_get_xact_blocks_fetched(primary_key) - pages_before,
+        :entries - entries_before,
+        :pages - pages_before,
         mark_priorities, mark_run_ats, mark_ids
     );
 END

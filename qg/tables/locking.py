@@ -1,0 +1,114 @@
+"""What is the same in every version: the locks, and the calls of the functions that a session has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from qg.tables.table import PollStrategy, Row, Statement
+
+__all__ = [
+    "FINISH_JOBS",
+    "PREPARED_NAMES",
+    "RELOCK_JOB",
+    "TAKE_JOBS",
+    "TAKE_JOBS_BY_RUN_AT",
+    "UNLOCK_ALL",
+    "UNLOCK_EVERYTHING",
+    "UNLOCK_JOB",
+    "UNLOCK_JOBS",
+    "Walk",
+    "array",
+    "finish_params",
+    "take_jobs_in",
+]
+
+# What the connection has prepared already, by whomever.
+PREPARED_NAMES = Statement("SELECT name FROM pg_prepared_statements")
+
+# (id) -> whether the lock was had, for a job known by its id.
+RELOCK_JOB = Statement("SELECT pg_try_advisory_lock($1::bigint)")
+# (id) -> whether this session held the lock.
+UNLOCK_JOB = Statement(name="que_unlock_job", text="SELECT pg_advisory_unlock($1::bigint)")
+# The same, and then every advisory lock that is left on the session.
+UNLOCK_ALL = Statement("SELECT pg_advisory_unlock($1::bigint), pg_advisory_unlock_all()")
+# (ids) -> how many of them this session had locked.
+UNLOCK_JOBS = Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)")
+# () -> nothing; unlocks all that this session has locked.
+UNLOCK_EVERYTHING = Statement("SELECT pg_advisory_unlock_all()")
+
+# (finish_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
+FINISH_JOBS = Statement(
+    name="que_finish_jobs",
+    text="SELECT pg_temp.que_finish_jobs($1::text, $2::smallint[], $3::timestamptz[], $4::bigint[])",
+)
+
+
+def finish_params(rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """Return the parameters of FINISH_JOBS for *rows*, all of one queue."""
+    return (
+        rows[0].queue,
+        array(row.priority for row in rows),
+        array(row.run_at for row in rows),
+        array(row.id for row in rows),
+    )
+
+
+def _take_jobs(function: str) -> Statement:
+    return Statement(
+        name=function,
+        text=f"""
+SELECT pg_temp.{function}(
+    $1::bigint, $2::text, $3::integer, $4::text[], $5::integer[], $6::text[], $7::bigint[], $8::boolean
+)
+""",
+    )
+
+
+# (id to unlock or null, queue, how many, types or null, priorities, run_ats and ids of the marks,
+# learn) -> one column of JSON arrays: a Row for each job, then a Walk.
+TAKE_JOBS = _take_jobs("que_take_jobs")
+# The same in the order of run_at, priority and id.
+TAKE_JOBS_BY_RUN_AT = _take_jobs("que_take_jobs_by_run_at")
+
+
+def take_jobs_in(order: PollStrategy) -> Statement:
+    """Return the statement that takes jobs in *order*."""
+    return TAKE_JOBS_BY_RUN_AT if order is PollStrategy.RUN_AT else TAKE_JOBS
+
+
+class Walk(NamedTuple):
+    """What taking jobs told besides the jobs.
+
+    ``unlocked`` says whether the lock to be given up was held, ``more`` that another due job may be
+    there, ``seconds_until_next`` when the next one falls due if no job was found, ``entries`` and
+    ``pages`` how many of the index were read. Then come the marks for the next walk, if they were
+    asked for: up to where in each priority every job was gone or locked. A walk in the order of
+    ``run_at`` tells besides of how many priorities it read the ``heads``, and how many ``jumps`` down
+    from the root of the index it took to get from entry to entry.
+    """
+
+    unlocked: bool | None
+    more: bool
+    seconds_until_next: float | None
+    entries: int | None
+    pages: int | None
+    priorities: list[int] | None
+    run_ats: list[str] | None
+    ids: list[int] | None
+    heads: int = 0
+    jumps: int = 0
+
+
+def array(values: Iterable[str | int | None]) -> str:
+    """Return *values* as a parameter that is an array.
+
+    PostgreSQL reads one in this form twice as fast as the ARRAY[…] that psycopg2 makes of a list.
+    """
+    return "{" + ",".join([_element(value) for value in values]) + "}"
+
+
+def _element(value: str | int | None) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "NULL" if value is None else str(value)

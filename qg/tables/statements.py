@@ -1,0 +1,224 @@
+"""The statements that every version of the table has, given what it calls its columns.
+
+A row is found again by (queue, priority, run_at, id), in version 3 its primary key. The advisory
+lock of a job is ``pg_try_advisory_lock(id)``, as in every Que.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from qg.tables.table import Statement, script
+
+__all__ = ["LOCKED", "Layout", "settle_job", "statements"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What there is in one version of the table."""
+
+    # What the names of its prepared statements end with.
+    suffix: str
+    # The column with a job's id.
+    id: str
+    # Which rows are no job any more, or not yet settled, and which of those this version works.
+    unsettled: str
+    workable: str
+    # The columns that a later version has, as this one means them, "expression AS name". A statement
+    # that reads them fails as ambiguous as soon as the table has them, instead of not seeing them.
+    absent: tuple[str, ...]
+    # The last fields of a Row, from last_error on.
+    described: str
+    # What set_error sets, from given.seconds and given.message, besides error_count.
+    failed: str
+    # The indexes that may lead from one due job to the next.
+    indexes: tuple[str, ...]
+
+    @property
+    def que_jobs(self) -> str:
+        """The table, in a FROM."""
+        return f"que_jobs, (SELECT {', '.join(self.absent)}) AS absent" if self.absent else "que_jobs"
+
+    @property
+    def row(self) -> str:
+        """A Row. A time as JSON is written in ISO 8601 whatever the session's DateStyle is."""
+        return f"""json_build_array(
+            {self.id}, queue, priority, run_at, job_class, args::text, error_count, {self.described}
+        )::text"""
+
+    def has_key(self, first: int) -> str:
+        """The condition that a row has the key in the parameters from number *first* on."""
+        return (
+            f"queue = ${first}::text AND priority = ${first + 1}::smallint "
+            f"AND run_at = ${first + 2}::timestamptz AND {self.id} = ${first + 3}::bigint"
+        )
+
+
+def statements(layout: Layout) -> dict[str, Any]:
+    """Return those fields of a Table that *layout* is all there is to say about."""
+    row, key, suffix, number = layout.row, layout.has_key, layout.suffix, layout.id
+    is_job = f"{number} = $1::bigint"
+    by_id = f"{number} = $%d::bigint"
+    return {
+        "lock_job": Statement(_lock_job(layout), f"que_lock_job{suffix}"),
+        "lock_job_by_run_at": Statement(_lock_job_by_run_at(layout), f"que_lock_job_by_run_at{suffix}"),
+        "lock_job_of_types": Statement(_lock_job(layout, of_types=True)),
+        "lock_job_of_types_by_run_at": Statement(_lock_job_by_run_at(layout, of_types=True)),
+        # Has its name only for those who call prepare_statements(); it is sent in full.
+        "check_job": Statement(
+            name=f"que_check_job{suffix}",
+            fresh_snapshot=True,
+            text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {key(1)}",
+        ),
+        "destroy_job": settle_job(f"DELETE FROM que_jobs WHERE {key(1)}", number, f"que_destroy_job{suffix}"),
+        "destroy_job_by_id": settle_job(f"DELETE FROM que_jobs WHERE {is_job}", number),
+        "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {is_job}"),
+        # A handler can roll back to before the deletion, or commit it and begin another transaction.
+        "deletion_pending": Statement(
+            "SELECT txid_current() = $1::bigint "
+            f"AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {by_id % 2})"
+        ),
+        "set_error": Statement(
+            name=f"que_set_error{suffix}", text=f"{_set_error(layout)} WHERE {key(4)} RETURNING {row}"
+        ),
+        "set_error_by_id": Statement(f"{_set_error(layout)} WHERE {by_id % 4} RETURNING {row}"),
+        "reschedule": Statement(
+            f"""
+UPDATE que_jobs
+SET run_at = coalesce($1::timestamptz, now() + $2::float8 * interval '1 second')
+FROM (SELECT {", ".join(layout.absent)}) AS absent
+WHERE {by_id % 3}
+RETURNING {row}
+"""
+        ),
+        "stats": _stats(layout),
+        "functions": _functions(layout),
+    }
+
+
+# Walks the due jobs in the order of the index and tries each one's lock, a row at a time, until one
+# is had. A plain "WHERE pg_try_advisory_lock(id) LIMIT 1" would leave it to the planner how many rows
+# it locks on the way; here a step is taken only if the last lock failed.
+#
+# The rows come from this statement's snapshot, so the job may have been finished by its worker
+# before we got the lock that the worker gave up: the caller must look again (check_job).
+def _lock_job(layout: Layout, *, of_types: bool = False) -> str:
+    given, is_wanted, queue = _wanted(layout, of_types)
+    wanted = f"""
+        SELECT queue, priority, run_at, {layout.id} AS id, {layout.row} AS job
+        FROM {layout.que_jobs}
+        WHERE {is_wanted}"""
+    return f"""
+WITH RECURSIVE {given} due AS (
+    SELECT head.*, pg_try_advisory_lock(head.id) AS locked
+    FROM ({wanted} AND queue = {queue}
+        ORDER BY priority, run_at, {layout.id}
+        LIMIT 1
+    ) AS head
+  UNION ALL
+    SELECT following.*, pg_try_advisory_lock(following.id)
+    FROM due, LATERAL ({wanted} AND queue = due.queue
+          AND (priority, run_at, {layout.id}) > (due.priority, due.run_at, due.id)
+        ORDER BY priority, run_at, {layout.id}
+        LIMIT 1
+    ) AS following
+    WHERE NOT due.locked
+)
+SELECT job FROM due WHERE locked LIMIT 1
+"""
+
+
+# No index is in this order, so this may read the keys of all due jobs of the queue, and sort them.
+# OFFSET 0 keeps the condition out of the sorted list: locks are tried from its top down, and LIMIT
+# stops at the first one that is had. The caller must look again, as above.
+def _lock_job_by_run_at(layout: Layout, *, of_types: bool = False) -> str:
+    given, is_wanted, queue = _wanted(layout, of_types)
+    return f"""
+WITH {given} first AS (
+    SELECT due.*
+    FROM (
+        SELECT queue, priority, run_at, {layout.id} AS id
+        FROM {layout.que_jobs}
+        WHERE {is_wanted} AND queue = {queue}
+        ORDER BY run_at, priority, {layout.id}
+        OFFSET 0
+    ) AS due
+    WHERE pg_try_advisory_lock(due.id)
+    LIMIT 1
+)
+SELECT job
+FROM first, LATERAL (
+    SELECT {layout.row} AS job FROM {layout.que_jobs}
+    WHERE queue = first.queue AND priority = first.priority AND run_at = first.run_at AND {layout.id} = first.id
+) AS locked
+"""
+
+
+def _wanted(layout: Layout, of_types: bool) -> tuple[str, str, str]:
+    """Return what is given, which rows are wanted of it, and where the queue is given."""
+    is_due = f"{layout.workable} AND run_at <= now()"
+    if not of_types:
+        return "", is_due, "$1::text"
+    has_type = "job_class = ANY ((SELECT types FROM given)::text[])"
+    return "given AS (SELECT $1::text[] AS types),", f"{is_due} AND {has_type}", "$2::text"
+
+
+def settle_job(change: str, number: str, name: str | None = None) -> Statement:
+    """Return the statement that carries out *change*, and says of how many rows and in which transaction."""
+    return Statement(
+        name=name,
+        text=f"""
+WITH settled AS ({change} RETURNING {number})
+SELECT count(*), txid_current() FROM settled
+""",
+    )
+
+
+def _set_error(layout: Layout) -> str:
+    given = ", ".join(("$1::integer AS failures", "$2::float8 AS seconds", "$3::text AS message", *layout.absent))
+    return f"UPDATE que_jobs SET error_count = given.failures, {layout.failed} FROM (SELECT {given}) AS given"
+
+
+# A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole
+# server: those of other databases, of two-integer keys (objsubid 2) and those that somebody still
+# waits for say nothing about this table.
+LOCKED = """
+SELECT (classid::bigint << 32) | objid::bigint AS id, pid
+FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+# IN counts a job once however often its lock is listed.
+def _stats(layout: Layout) -> Statement:
+    return Statement(
+        f"""
+SELECT queue,
+       job_class,
+       count(*),
+       count(*) FILTER (WHERE {layout.id} IN (SELECT id FROM ({LOCKED}) AS locked)),
+       count(*) FILTER (WHERE error_count > 0),
+       max(error_count),
+       to_json(min(run_at)) #>> '{{}}'
+FROM que_jobs
+WHERE {layout.unsettled}
+GROUP BY queue, job_class
+ORDER BY queue, job_class
+"""
+    )
+
+
+def _functions(layout: Layout) -> str:
+    parts = {
+        "entries": " + ".join(f"pg_stat_get_xact_tuples_returned(to_regclass('{each}'))" for each in layout.indexes),
+        "id": layout.id,
+        "pages": " + ".join(f"pg_stat_get_xact_blocks_fetched(to_regclass('{each}'))" for each in layout.indexes),
+        "que_jobs": layout.que_jobs,
+        "row": layout.row,
+        "workable": layout.workable,
+    }
+    text = script("session.sql") + script("session_by_run_at.sql")
+    return re.sub(r"(?<!:):([a-z]\w*)", lambda part: parts[part.group(1)], text)
