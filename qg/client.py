@@ -172,8 +172,7 @@ class Client:
             ErrMissingType, ErrInvalidJob: as enqueue(), before *tx* is touched.
             Exception: what the driver of *tx* raises passes through.
         """
-        table = self._table
-        draft = self._fitting(job, self._draft(job), table)
+        table, (draft,) = self._fitting_in_tx([job], [self._draft(job)])
         if self._synchronous and job.run_at is None:
             row = self._synchronous.run_in_tx(draft, tx, table)
         else:
@@ -218,9 +217,8 @@ class Client:
             return [self.enqueue_in_tx(job, tx) for job in batch]
         if not batch:
             return []
-        table = self._table
+        table, given = self._fitting_in_tx(batch, drafts)
         statement = table.insert_jobs if notify else table.insert_jobs_quietly
-        given = self._all_fitting(batch, drafts, table)
         return _all_filled(batch, given, self._rows_in(tx, statement, _arrays(given, table)))
 
     def lock_job(self, queue: str = "") -> Job | None:
@@ -316,7 +314,7 @@ class Client:
             with self._session() as session:
                 try:
                     return run(session, table)
-                except MIGRATED:
+                except (*MIGRATED, ErrInvalidJob):
                     if not session.finds_another(table):
                         raise
 
@@ -325,11 +323,15 @@ class Client:
         try:
             return rows_in(tx, statement, params)
         except Exception:  # of whatever driver; the caller hears of it, and the next try may succeed
-            if self._source.spare() != 0:
-                # Without a Session, whose statements would wait for whoever waits for *tx*.
-                with suppress(Exception), transaction(self._source) as cur:
-                    self._known.has_become(detect(cur))
+            self._look_again()
             raise
+
+    def _look_again(self) -> None:
+        """Look which table there is while a transaction of the caller's is open, if there is a connection for it."""
+        if self._source.spare() != 0:
+            # Without a Session, whose statements would wait for whoever waits for that transaction.
+            with suppress(Exception), transaction(self._source) as cur:
+                self._known.has_become(detect(cur))
 
     def _is_migrated(self, error: BaseException, table: Table, session: Session | None) -> bool:
         """Whether *error* came because the table isn't *table* any more; asks on *session* if it can."""
@@ -395,6 +397,16 @@ class Client:
         if table.wants_array and job._one_argument:
             draft = draft._replace(args=f"[{draft.args}]")
         return table.fit(draft)
+
+    def _fitting_in_tx(self, batch: list[Job], drafts: list[Draft]) -> tuple[Table, list[Draft]]:
+        table = self._table
+        try:
+            return table, self._all_fitting(batch, drafts, table)
+        except ErrInvalidJob:
+            self._look_again()
+            if self._table is table:
+                raise
+            return self._table, self._all_fitting(batch, drafts, self._table)
 
     def _all_fitting(self, batch: list[Job], drafts: list[Draft], table: Table) -> list[Draft]:
         return [self._fitting(job, draft, table) for job, draft in zip(batch, drafts, strict=True)]

@@ -34,16 +34,24 @@ JSON = "json" if VERSION == 3 else "jsonb"
 
 
 def jobs_view(version: int) -> str:
-    """Return what creates the view jobs: the table of *version* as version 3 has it; last_error can't be set."""
+    """Return what creates the view jobs: the table of *version* as version 3 has it; last_error can't be set.
+
+    It has one column more, with the payload of qg.jobs.
+    """
     if version == 3:
-        return "CREATE VIEW jobs AS SELECT * FROM que_jobs"
+        return "CREATE VIEW jobs AS SELECT *, args AS payload FROM que_jobs"
     view = (
         "CREATE VIEW jobs AS SELECT id AS job_id, queue, priority, run_at, job_class, args, error_count, "
-        "last_error_message || coalesce(E'\\n' || last_error_backtrace, '') AS last_error"
+        "last_error_message || coalesce(E'\\n' || last_error_backtrace, '') AS last_error, args -> 0 AS payload"
     )
     if version <= 5:
         return f"{view} FROM que_jobs"
     return f"{view}, job_schema_version FROM que_jobs; ALTER VIEW jobs ALTER job_schema_version SET DEFAULT 2"
+
+
+def as_args(payload: Any) -> Any:
+    """Return *payload* as the table holds it in args, which from version 4 on is an array."""
+    return payload if VERSION == 3 else [payload]
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support import Database
+from support import UNNAMED, Database
 
 import qg
 
@@ -75,7 +75,7 @@ class Queue(RuleBasedStateMachine):
     @rule(queue=QUEUES, priorities=st.lists(st.integers(-1, 1), min_size=1, max_size=3))
     def enqueue(self, queue: str, priorities: list[int]) -> None:
         for job in self.client.enqueue_batch(qg.Job("MyJob", queue=queue, priority=each) for each in priorities):
-            self.model.order[job.id] = (queue, job.priority, job.run_at, job.id)
+            self.model.order[job.id] = (job.queue, job.priority, job.run_at, job.id)
             self.model.failures[job.id] = 0
 
     @rule(queue=QUEUES)
@@ -88,7 +88,7 @@ class Queue(RuleBasedStateMachine):
     @rule(queue=QUEUES)
     def lock(self, queue: str) -> None:
         job = self.client.lock_job(queue)
-        assert (job and job.id) == self.model.next_in(queue)
+        assert (job and job.id) == self.model.next_in(queue or UNNAMED)
         if job:
             assert job.error_count == self.model.failures[job.id]
             self.model.held.append(Held(job))

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import PATIENCE, Database, Network, UntilEmpty, eventually
+from support import PATIENCE, VERSION, Database, Network, UntilEmpty, as_args, eventually
 
 import qg
 from qg import jobs
@@ -219,12 +219,13 @@ def test_a_job_that_somebody_else_stored_in_another_form_fails_alone(
     def report(ctx: jobs.Context, job: Report) -> None:
         pass
 
-    queue._client.enqueue(qg.Job("test_attempts.Report", args))
+    stored = args if isinstance(args, list) else as_args(args)
+    queue._client.enqueue(qg.Job("test_attempts.Report", stored))
     queue.enqueue(Report())
     work_one(queue)
     assert history(jobs_database)[0] == (2, 0, True, None)
     assert "the args are none that qg.jobs stores" in history(jobs_database)[1][3]
-    assert jobs_database.query("SELECT args FROM qg_jobs_history ORDER BY id")[1] == (args,)
+    assert jobs_database.query("SELECT args FROM qg_jobs_history ORDER BY id")[1] == (stored,)
 
 
 def test_the_history_tells_what_was_run_and_when(
@@ -237,7 +238,7 @@ def test_the_history_tells_what_was_run_and_when(
         pass
 
     queue.enqueue(Greet(7), priority=-3)
-    ((run_at, stored),) = jobs_database.query("SELECT run_at, args::text FROM que_jobs")
+    ((run_at, stored),) = jobs_database.query("SELECT run_at, payload::text FROM jobs")
     monkeypatch.setattr("qg.jobs.attempt.git_hash", lambda: "cafe")
     work_one(queue)
     ((job_type, name, priority, due, args, ordered, pruned),) = jobs_database.query(
@@ -395,12 +396,15 @@ def test_a_number_beyond_pythons_is_kept_in_the_history_as_it_was(
     @queue.register_job_func
     def measure(ctx: jobs.Context, job: Measure) -> None: ...
 
+    args = f'{{"jobData": {{"value": {number}}}}}'
     jobs_database.query(
         "INSERT INTO jobs (job_class, args) VALUES ('test_attempts.Measure', %s)",
-        (f'{{"jobData": {{"value": {number}}}}}',),
+        (args if VERSION == 3 else f"[{args}]",),
     )
     work_one(queue)
-    assert jobs_database.query("SELECT success, args #>> '{jobData,value}' FROM qg_jobs_history") == [(True, number)]
+    # jsonb makes an integer of it, which is too large for a float; the other is read as infinity.
+    expected = (True, number) if VERSION == 3 else (False, number.replace("e400", "0" * 400))
+    assert jobs_database.query("SELECT success, args #>> '{jobData,value}' FROM qg_jobs_history") == [expected]
 
 
 def test_enqueue_in_the_callers_transaction_lives_and_dies_with_it(queue: jobs.PostgresJobs, jobs_database: Database):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from support import PATIENCE, Database, eventually, name_of
+from support import PATIENCE, VERSION, Database, eventually, name_of
 
 import qg
 from qg import jobs
@@ -121,7 +121,7 @@ class Queues:
         return [
             Stored(*row)
             for row in self._database.query(
-                "SELECT job_id, job_class, priority, run_at, error_count, args FROM jobs ORDER BY job_id"
+                "SELECT job_id, job_class, priority, run_at, error_count, payload FROM jobs ORDER BY job_id"
             )
         ]
 
@@ -343,7 +343,7 @@ def test_many_threads_at_once_lose_and_repeat_nothing(queues: Queues) -> None:
         Greet(2**70),
         Point(-1, 2),
         Sweep(("Küche", "")),
-        Letter("ü\x00😀", datetime(2024, 2, 29, 12, tzinfo=timezone.utc)),
+        Letter("ü\x00😀" if VERSION == 3 else "ü😀", datetime(2024, 2, 29, 12, tzinfo=timezone.utc)),
     ],
     ids=lambda payload: type(payload).__name__,
 )

@@ -338,7 +338,7 @@ def test_ticks_are_counted_and_traced_like_any_enqueuing(make_queue: MakeQueue, 
     make_due(jobs_database)
     queue._tick()
     (span,) = spans.get_finished_spans()
-    carrier = jobs_database.value("SELECT args #>> '{ctx,carrier,traceparent}' FROM que_jobs")
+    carrier = jobs_database.value("SELECT payload #>> '{ctx,carrier,traceparent}' FROM jobs")
     assert span.name == "enqueue"
     assert f"{span.context.span_id:016x}" in carrier
     assert '"qg_client_enqueue"' in metrics.get_metrics_data().to_json()  # type: ignore[union-attr]

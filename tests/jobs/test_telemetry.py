@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support import PATIENCE, Database, eventually
+from support import PATIENCE, Database, as_args, eventually
 
 import qg
 from qg import jobs
@@ -412,8 +412,8 @@ def test_the_carrier_is_stored_as_w3c_headers(
         context.detach(token)
     (enqueue,) = telemetry.spans("enqueue")
     assert enqueue.context is not None
-    args = jobs_database.value("SELECT args FROM que_jobs")
-    assert args["ctx"]["carrier"] == {
+    payload = jobs_database.value("SELECT payload FROM jobs")
+    assert payload["ctx"]["carrier"] == {
         "traceparent": f"00-{enqueue.context.trace_id:032x}-{enqueue.context.span_id:016x}"
         f"-{enqueue.context.trace_flags:02x}",
         "baggage": "tenant=one",
@@ -441,8 +441,8 @@ def test_the_carrier_is_w3cs_whatever_the_program_is_set_to(queue: Any, telemetr
 
 def insert(database: Database, ctx: Any) -> None:
     """Put a Greet into the table as another program would."""
-    args = json.dumps({"jobData": {"user_id": 7}, "jobStructPath": "x.Greet", "gitHashEnqueued": "abc", "ctx": ctx})
-    database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, args))
+    payload = {"jobData": {"user_id": 7}, "jobStructPath": "x.Greet", "gitHashEnqueued": "abc", "ctx": ctx}
+    database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, json.dumps(as_args(payload))))
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_args_that_cant_be_read_fail_the_job_and_name_what_is_wrong(
     def greet(ctx: jobs.Context, job: Greet) -> None:
         seen.append(job)
 
-    jobs_database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, json.dumps(args)))
+    jobs_database.query("INSERT INTO jobs (job_class, args) VALUES (%s, %s)", (GREET, json.dumps(as_args(args))))
     (run,) = telemetry.runs(1)
     if seen:  # it could be read after all
         assert name != "jobData"
