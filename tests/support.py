@@ -29,8 +29,8 @@ VERSION = int(os.environ.get("QG_TEST_VERSION", "3"))
 ID, LAST_ERROR, UNNAMED, SUFFIX = (
     ("job_id", "last_error", "", "") if VERSION == 3 else ("id", "last_error_message", "default", f"_v{VERSION}")
 )
-# The type of args.
-JSON = "json" if VERSION == 3 else "jsonb"
+# The type of args, and where in them qg.jobs has its payload.
+JSON, PAYLOAD = ("json", "args") if VERSION == 3 else ("jsonb", "args -> 0")
 
 
 def jobs_view(version: int) -> str:

@@ -6,7 +6,7 @@ import logging
 import threading
 
 import pytest
-from support import Database, Network, eventually
+from support import VERSION, Database, Network, eventually
 
 import qg
 from qg.batch import Batch
@@ -123,7 +123,7 @@ def test_a_pool_survives_a_restart_of_the_server(leaves_nothing_behind: None) ->
     worked: list[int] = []
     with temporary_server() as dsn:
         server = next(reversed(PostgresServer._instances.values()))
-        qg.migrate(dsn)
+        qg.migrate(dsn, VERSION)
         handlers = {"MyJob": lambda job: worked.append(job.id)}
         with qg.Client(dsn) as client, qg.WorkerPool(client, handlers, 2, interval=0.02):
             client.enqueue(qg.Job("MyJob"))
