@@ -7,6 +7,8 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def folder(tmp_path: Path) -> Path:
     (folder / "nowhere").symlink_to(folder / "gone")
     Path(os.fsdecode(bytes(folder) + b"/\xff.txt")).write_text("a name that is no UTF-8, so no JSON either")
     return folder
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, outside those of pytest: it shuts them, at each start, to other users."""
+    with tempfile.TemporaryDirectory(prefix="qg-test-") as path:
+        yield Path(path)
 
 
 def run(*arguments: object, **environment: str) -> click.testing.Result:
@@ -198,38 +207,34 @@ def test_a_server_that_doesnt_start_is_one_sentence(folder: Path, monkeypatch: p
 PROGRAM = [sys.executable, "-c", "from qg.cli import main; main()"]
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "DATABASE_URL": "", "TMPDIR": str(tmp_path)}
+def environment(scratch: Path) -> dict[str, str]:
+    return {**os.environ, "DATABASE_URL": "", "TMPDIR": str(scratch)}
 
 
-def traces(tmp_path: Path) -> list[str]:
-    """The folders and processes of a server that the command left in *tmp_path*."""
+def traces(scratch: Path) -> list[str]:
+    """The folders and processes of a server that the command left in *scratch*."""
     processes = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
-    running = [" ".join(command) for command in processes if str(tmp_path) in " ".join(command)]
-    return running + [str(path) for path in tmp_path.glob("qg-*")]
+    running = [" ".join(command) for command in processes if str(scratch) in " ".join(command)]
+    return running + [str(path) for path in scratch.glob("qg-*")]
 
 
-def test_the_whole_command_on_a_server_of_its_own_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    tmp_path = tmp_path / "t"
-    tmp_path.mkdir()
+def test_the_whole_command_on_a_server_of_its_own_leaves_nothing(folder: Path, scratch: Path) -> None:
     done = subprocess.run(
-        [*PROGRAM, "demo", "--path", folder], env=environment(tmp_path), capture_output=True, text=True, timeout=60
+        [*PROGRAM, "demo", "--path", folder], env=environment(scratch), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert traces(tmp_path) == []
+    assert traces(scratch) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("given", [False, True], ids=["own server", "given database"])
 def test_the_command_that_is_stopped_removes_what_it_set_up(
-    folder: Path, tmp_path: Path, database: Database, number: signal.Signals, given: bool
+    folder: Path, scratch: Path, database: Database, number: signal.Signals, given: bool
 ) -> None:
-    tmp_path = tmp_path / "t"
-    tmp_path.mkdir()
     process = subprocess.Popen(
         [*PROGRAM, "demo", "--path", folder],
-        env={**environment(tmp_path), "DATABASE_URL": database.dsn if given else ""},
+        env={**environment(scratch), "DATABASE_URL": database.dsn if given else ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -242,7 +247,7 @@ def test_the_command_that_is_stopped_removes_what_it_set_up(
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert said == ("Error: stopped; what the demo had set up was removed\n" if number == signal.SIGINT else "")
-    assert traces(tmp_path) == []
+    assert traces(scratch) == []
     assert leftovers(database) == []
 
 

@@ -52,15 +52,17 @@ class Layout:
         """The condition that a row has the key in the parameters from number *first* on."""
         return (
             f"queue = ${first}::text AND priority = ${first + 1}::smallint "
-            f"AND run_at = ${first + 2}::timestamptz AND {self.id} = ${first + 3}::bigint"
+            f"AND run_at = ${first + 2}::timestamptz AND {self.has_id(first + 3)}"
         )
+
+    def has_id(self, number: int) -> str:
+        """The condition that a row has the id in the parameter with this number."""
+        return f"{self.id} = ${number}::bigint"
 
 
 def statements(layout: Layout) -> dict[str, Any]:
     """Return those fields of a Table that *layout* is all there is to say about."""
-    row, key, suffix, number = layout.row, layout.has_key, layout.suffix, layout.id
-    is_job = f"{number} = $1::bigint"
-    by_id = f"{number} = $%d::bigint"
+    row, has_key, has_id, suffix = layout.row, layout.has_key, layout.has_id, layout.suffix
     return {
         "lock_job": Statement(_lock_job(layout), f"que_lock_job{suffix}"),
         "lock_job_by_run_at": Statement(_lock_job_by_run_at(layout), f"que_lock_job_by_run_at{suffix}"),
@@ -70,26 +72,26 @@ def statements(layout: Layout) -> dict[str, Any]:
         "check_job": Statement(
             name=f"que_check_job{suffix}",
             fresh_snapshot=True,
-            text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {key(1)}",
+            text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {has_key(1)}",
         ),
-        "destroy_job": settle_job(f"DELETE FROM que_jobs WHERE {key(1)}", number, f"que_destroy_job{suffix}"),
-        "destroy_job_by_id": settle_job(f"DELETE FROM que_jobs WHERE {is_job}", number),
-        "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {is_job}"),
+        "destroy_job": settle_job(f"DELETE FROM que_jobs WHERE {has_key(1)}", layout.id, f"que_destroy_job{suffix}"),
+        "destroy_job_by_id": settle_job(f"DELETE FROM que_jobs WHERE {has_id(1)}", layout.id),
+        "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}"),
         # A handler can roll back to before the deletion, or commit it and begin another transaction.
         "deletion_pending": Statement(
             "SELECT txid_current() = $1::bigint "
-            f"AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {by_id % 2})"
+            f"AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {has_id(2)})"
         ),
         "set_error": Statement(
-            name=f"que_set_error{suffix}", text=f"{_set_error(layout)} WHERE {key(4)} RETURNING {row}"
+            name=f"que_set_error{suffix}", text=f"{_set_error(layout)} WHERE {has_key(4)} RETURNING {row}"
         ),
-        "set_error_by_id": Statement(f"{_set_error(layout)} WHERE {by_id % 4} RETURNING {row}"),
+        "set_error_by_id": Statement(f"{_set_error(layout)} WHERE {has_id(4)} RETURNING {row}"),
         "reschedule": Statement(
             f"""
 UPDATE que_jobs
 SET run_at = coalesce($1::timestamptz, now() + $2::float8 * interval '1 second')
 FROM (SELECT {", ".join(layout.absent)}) AS absent
-WHERE {by_id % 3}
+WHERE {has_id(3)}
 RETURNING {row}
 """
         ),

@@ -68,7 +68,6 @@ ORDER BY id
 
 def _table(version: int) -> Table:
     layout = _layout(version)
-    by_id = "id = $1::bigint"
     finish = "UPDATE que_jobs SET finished_at = now() WHERE"
     return Table(
         version=version,
@@ -79,7 +78,7 @@ def _table(version: int) -> Table:
         migrated_queue=_queue_name,
         maximum_retry_count=15,
         finish_job=settle_job(f"{finish} {layout.has_key(1)}", "id"),
-        finish_job_by_id=settle_job(f"{finish} {by_id}", "id"),
+        finish_job_by_id=settle_job(f"{finish} {layout.has_id(1)}", "id"),
         job_states=_JOB_STATES,
         notifies=_NOTIFIES,
         channel=lambda pid: f"que_listener_{pid}",
