@@ -320,6 +320,7 @@ def _or_default(setting: Any) -> Any:
 def prepare_statements(conn: connection) -> None:
     """Prepare the ``que_…`` statements on *conn*, those that aren't there already.
 
+    On a table of version 3 their names are Go's; on a later one ``_v4`` to ``_v7`` stands at the end.
     :class:`qg.Client` does this by itself on each connection it uses; call it to have the
     statements elsewhere. A transaction that is open stays open; otherwise none is left behind.
     Mirrors Go's ``PrepareStatements``.

@@ -382,10 +382,10 @@ def test_what_a_thread_enqueues_that_outlives_its_job_is_committed_by_itself(
         eventually(lambda: not where._running and not where._waiting)
     over.set()
     assert done.wait(PATIENCE)
+    assert reported.wait(PATIENCE)
     if kind == "postgres":
-        assert [row[0] for row in jobs_database.jobs()] == enqueued
+        eventually(lambda: [row[0] for row in history(jobs_database)] == [1, *enqueued])
     else:
-        assert reported.wait(PATIENCE)
         assert where.shutdown(PATIENCE)
 
 
