@@ -382,10 +382,12 @@ def test_what_a_thread_enqueues_that_outlives_its_job_is_committed_by_itself(
         eventually(lambda: not where._running and not where._waiting)
     over.set()
     assert done.wait(PATIENCE)
-    assert reported.wait(PATIENCE)
     if kind == "postgres":
-        eventually(lambda: [row[0] for row in history(jobs_database)] == [1, *enqueued])
+        # Where the pool heard of it, from version 4 on, it may have been worked by now.
+        stored = [row[0] for row in jobs_database.jobs()]
+        assert enqueued in (stored, [row[0] for row in history(jobs_database)][1:])
     else:
+        assert reported.wait(PATIENCE)
         assert where.shutdown(PATIENCE)
 
 
