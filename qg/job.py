@@ -189,9 +189,9 @@ class Job:
     def done(self) -> None:
         """Release the job: end its transaction, unlock it and give its connection back.
 
-        Commits an open transaction in which delete() or finish() ran, and rolls back any other. Unlocks after
-        that, and even if that failed. May be called again, and from several threads: only the
-        first call does anything.
+        Commits an open transaction in which delete() or finish() ran, and rolls back any other.
+        Unlocks after that, and even if that failed. May be called again, and from several threads:
+        only the first call does anything.
 
         Raises:
             psycopg2.Error: if the commit it owes fails; nothing is lost, the job is still there.

@@ -215,7 +215,7 @@ class Worker(Polling):
                 self._sleep(self.interval)
 
     def _goes_on_after(self, error: Exception, table: Table) -> bool:
-        """Whether *error* is only that *table* was migrated; the session has gone then."""
+        """Whether *error* is only that *table* was migrated; nothing is locked on the session then."""
         try:
             if not self._client._is_migrated(error, table, self._session):
                 return False
