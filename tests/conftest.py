@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, eventually, jobs_view
+from support import VERSION, Database, Network, UntilEmpty, eventually, jobs_view
 
 import qg
 import qg.batch
@@ -143,3 +143,20 @@ def gate(database: Database) -> Iterator[str]:
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are broken up for other reasons than the time they take."""
     monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def written(database: Database) -> Iterator[None]:
+    """The table that the handlers of tests/taking.py write to."""
+    database.query("CREATE TABLE written (x bigint PRIMARY KEY)")
+    yield
+    database.query("DROP TABLE written")
+
+
+@pytest.fixture
+def counted(network: Network, database: Database) -> Iterator[qg.Client]:
+    """A client whose one session has everything prepared, and whose messages are counted from here."""
+    with qg.Client(network.dsn) as client:
+        UntilEmpty(client, {}).work()
+        network.statements.clear()
+        yield client

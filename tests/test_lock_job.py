@@ -120,7 +120,7 @@ def test_a_job_settled_between_the_locks_snapshot_and_the_lock_isnt_worked_again
     When ours goes, the lock statement reads its snapshot and takes the advisory lock; the deletion
     comes next, and the check queues behind the deletion. (Or a failure in place of the deletion.)
     """
-    client._taker.possible = False  # the plain statements; for the functions see test_taking.py
+    client._taker.possible = False  # the plain statements; for the functions see test_taking_races.py
     first, second = client.enqueue_batch([qg.Job("Gone"), qg.Job("Here")])
     pid = backend_pid(client)
     blocker, worker = database.connect(), database.connect()
