@@ -114,11 +114,18 @@ class Database:
 
     def locks(self) -> list[int]:
         """The ids that are advisory-locked in this database, by whomever."""
-        rows = self.query(
-            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted "
+        return sorted(job_id for job_id, _ in self._held_locks())
+
+    def lock_holders(self) -> list[int]:
+        """The pid of each session that has an advisory lock in this database, once a lock."""
+        return sorted(pid for _, pid in self._held_locks())
+
+    def _held_locks(self) -> list[tuple[Any, ...]]:
+        return self.query(
+            "SELECT (classid::bigint << 32) | objid::bigint, pid FROM pg_locks "
+            "WHERE locktype = 'advisory' AND granted "
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        return sorted(row[0] for row in rows)
 
     def sessions(self) -> list[tuple[int, str, str]]:
         """Pid, state and last query of every other session in this database."""

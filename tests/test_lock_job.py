@@ -29,7 +29,7 @@ def test_the_lock_is_on_the_jobs_id_and_on_its_own_session(client: qg.Client, da
     client.enqueue(qg.Job("MyJob"))
     with client.lock_job() as job:
         assert database.locks() == [job.id]
-        assert job.conn.info.backend_pid == database.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+        assert database.lock_holders() == [job.conn.info.backend_pid]
     assert database.locks() == []
 
 
