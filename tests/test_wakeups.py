@@ -60,6 +60,11 @@ def idle(database: Database, count: int) -> bool:
     return len(looked) == count
 
 
+def asleep(pool: qg.WorkerPool) -> int:
+    """How many workers sleep, so that each is woken or left alone; one that is only idle() looks again by itself."""
+    return len(pool._workers[0]._sleepers._asleep)
+
+
 def takes(network: Network) -> int:
     return len([each for each in network.statements if "EXECUTE que_take_jobs" in each])
 
@@ -191,12 +196,12 @@ def test_other_queues_wake_nobody(network: Network, notifying: Database) -> None
 
 def test_only_as_many_workers_wake_as_there_may_be_jobs(network: Network, notifying: Database) -> None:
     work = Worked()
-    with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 8, interval=NEVER):
-        eventually(lambda: idle(notifying, 8))
+    with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 8, interval=NEVER) as pool:
+        eventually(lambda: asleep(pool) == 8)
         before = takes(network)
         notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1 and takes(network) == before + 2)
-        eventually(lambda: idle(notifying, 8))
+        eventually(lambda: asleep(pool) == 8)
         assert takes(network) == before + 2  # the one that takes it, and the one that finishes it and finds no other
 
 
