@@ -19,7 +19,10 @@ import qg.batch
 from qg.cli.server import temporary_server
 
 settings.register_profile(
-    "qg", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    "qg",
+    deadline=None,
+    derandomize=False,  # in CI too
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("qg")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from migrating import insert
-from support import PATIENCE, Database, eventually
+from support import PATIENCE, Database, eventually, needs
 
 import qg
-from qg import jobs
+
+jobs = needs("qg.jobs")
 
 
 class Place(Database):

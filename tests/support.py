@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import select
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pytest
 from psycopg2.extensions import connection
 
 import qg
@@ -31,6 +33,16 @@ ID, LAST_ERROR, UNNAMED, SUFFIX = (
 )
 # The type of args, and where in them qg.jobs has its payload.
 JSON, PAYLOAD = ("json", "args") if VERSION == 3 else ("jsonb", "args -> 0")
+
+
+def needs(module: str) -> Any:
+    """Return *module*, of a package that not everybody has. Without it what needs it is skipped, but fails in CI."""
+    try:
+        return importlib.import_module(module)
+    except (ModuleNotFoundError, qg.ErrMissingExtra) as error:
+        if os.environ.get("CI") or (error.name or "").startswith("qg"):
+            raise
+        pytest.skip(f"{error}; what the tests need is in the extras demo and dev", allow_module_level=True)
 
 
 def jobs_view(version: int) -> str:

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click.testing
-import psutil
 import pytest
-from support import ID, Database, eventually
+from support import ID, Database, eventually, needs
 
 import qg
 from qg import cli
-from qg.cli import demo
-from qg.cli.commands import commands
 from qg.cli.files import text_files
+
+CliRunner = needs("click.testing").CliRunner
+demo = needs("qg.cli.demo")
+commands = needs("qg.cli.commands").commands
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +56,8 @@ def scratch() -> Iterator[Path]:
         yield Path(path)
 
 
-def run(*arguments: object, **environment: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(commands, [str(each) for each in arguments], env=environment)
+def run(*arguments: object, **environment: str) -> Any:
+    return CliRunner().invoke(commands, [str(each) for each in arguments], env=environment)
 
 
 def leftovers(database: Database) -> list[str]:
@@ -213,7 +213,7 @@ def environment(scratch: Path) -> dict[str, str]:
 
 def traces(scratch: Path) -> list[str]:
     """The folders and processes of a server that the command left in *scratch*."""
-    processes = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    processes = [each.info["cmdline"] or [] for each in needs("psutil").process_iter(["cmdline"])]
     running = [" ".join(command) for command in processes if str(scratch) in " ".join(command)]
     return running + [str(path) for path in scratch.glob("qg-*")]
 

@@ -7,15 +7,11 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-import psycopg
 import psycopg2
 import psycopg2.extras
 import pytest
-import sqlalchemy
-import sqlalchemy.orm
-from psycopg.rows import dict_row, namedtuple_row, scalar_row
 from psycopg2.extensions import parse_dsn
-from support import VERSION, Database, name_of
+from support import VERSION, Database, needs
 
 import qg
 
@@ -43,31 +39,31 @@ def psycopg2_cursor(dsn: str) -> Iterator[Opened]:
 
 @contextmanager
 def psycopg3_connection(dsn: str) -> Iterator[Opened]:
-    with psycopg.connect(dsn) as conn:
+    with needs("psycopg").connect(dsn) as conn:
         yield conn, conn.commit, conn.rollback
 
 
 @contextmanager
 def psycopg3_connection_with_dict_rows(dsn: str) -> Iterator[Opened]:
-    with psycopg.connect(dsn, row_factory=dict_row) as conn:
+    with needs("psycopg").connect(dsn, row_factory=needs("psycopg.rows").dict_row) as conn:
         yield conn, conn.commit, conn.rollback
 
 
 @contextmanager
 def psycopg3_cursor(dsn: str) -> Iterator[Opened]:
-    with psycopg.connect(dsn) as conn, conn.cursor(row_factory=namedtuple_row) as cur:
+    with needs("psycopg").connect(dsn) as conn, conn.cursor(row_factory=needs("psycopg.rows").namedtuple_row) as cur:
         yield cur, conn.commit, conn.rollback
 
 
 @contextmanager
 def psycopg3_connection_with_scalar_rows(dsn: str) -> Iterator[Opened]:
-    with psycopg.connect(dsn, row_factory=scalar_row) as conn:
+    with needs("psycopg").connect(dsn, row_factory=needs("psycopg.rows").scalar_row) as conn:
         yield conn, conn.commit, conn.rollback
 
 
 @contextmanager
-def engine(dsn: str, driver: str) -> Iterator[sqlalchemy.Engine]:
-    engine = sqlalchemy.create_engine(f"postgresql+{driver}://", connect_args=parse_dsn(dsn))
+def engine(dsn: str, driver: str) -> Iterator[Any]:
+    engine = needs("sqlalchemy").create_engine(f"postgresql+{driver}://", connect_args=parse_dsn(dsn))
     try:
         yield engine
     finally:
@@ -88,21 +84,22 @@ def sqlalchemy_connection_over_psycopg3(dsn: str) -> Iterator[Opened]:
 
 @contextmanager
 def sqlalchemy_session(dsn: str) -> Iterator[Opened]:
-    with engine(dsn, "psycopg2") as eng, sqlalchemy.orm.Session(eng) as session:
+    with engine(dsn, "psycopg2") as eng, needs("sqlalchemy.orm").Session(eng) as session:
         yield session, session.commit, session.rollback
 
 
 @contextmanager
 def sqlalchemy_scoped_session(dsn: str) -> Iterator[Opened]:
     with engine(dsn, "psycopg2") as eng:
-        session = sqlalchemy.orm.scoped_session(sqlalchemy.orm.sessionmaker(eng))
+        orm = needs("sqlalchemy.orm")
+        session = orm.scoped_session(orm.sessionmaker(eng))
         yield session, session.commit, session.rollback
         session.remove()
 
 
 @contextmanager
 def django_connection(dsn: str) -> Iterator[Opened]:
-    import django
+    django = needs("django")
     from django.conf import settings
 
     if not settings.configured:
@@ -198,8 +195,19 @@ class AsyncSession:
         pass
 
 
-@pytest.mark.parametrize("tx", [None, 5, "BEGIN", object(), AsyncSession(), psycopg.AsyncConnection], ids=name_of)
-def test_an_object_without_a_transaction_is_refused_and_told_what_would_do(client: qg.Client, tx: Any) -> None:
+def async_connection_of_psycopg_3() -> Any:
+    return needs("psycopg").AsyncConnection
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: None, lambda: 5, lambda: "BEGIN", object, AsyncSession, async_connection_of_psycopg_3],
+    ids=["None", "5", "BEGIN", "object", "AsyncSession", "psycopg.AsyncConnection"],
+)
+def test_an_object_without_a_transaction_is_refused_and_told_what_would_do(
+    client: qg.Client, make: Callable[[], Any]
+) -> None:
+    tx = make()
     with pytest.raises(TypeError, match="psycopg2 or psycopg 3 connection or cursor, a Django connection") as caught:
         client.enqueue_in_tx(qg.Job("MyJob"), tx)
     assert isinstance(caught.value, qg.ErrUnusable)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Database, eventually
+from support import Database, eventually, needs
 
 import qg
 
@@ -27,6 +27,7 @@ def blocks(language: str) -> list[str]:
 def test_every_python_block_runs_in_turn(
     database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs("qg.jobs")
     database.query("CREATE TABLE users (id int PRIMARY KEY, greeted boolean NOT NULL DEFAULT false)")
     database.query("INSERT INTO users VALUES (7), (8)")
     # What ends a worker script is a signal, which is installed by the first block that needs it.

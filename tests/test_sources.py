@@ -11,12 +11,9 @@ from typing import Any
 import psycopg2
 import psycopg2.extras
 import psycopg2.pool
-import psycopg_pool
 import pytest
-import sqlalchemy
-import sqlalchemy.ext.asyncio
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, parse_dsn
-from support import VERSION, Database, eventually, name_of
+from support import VERSION, Database, eventually, name_of, needs
 
 import qg
 
@@ -73,12 +70,12 @@ class closing_pool:  # noqa: N801 - reads like contextlib.closing
 
 
 def test_a_sqlalchemy_engine_keeps_its_connections(dsn: str) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2)
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2)
     with qg.Client(engine) as client:
         work_by_hand(client)
     assert engine.pool.checkedout() == 0
     with engine.connect() as conn:
-        assert conn.scalar(sqlalchemy.text("SELECT 1")) == 1
+        assert conn.scalar(needs("sqlalchemy").text("SELECT 1")) == 1
     engine.dispose()
 
 
@@ -166,7 +163,7 @@ def test_a_connection_that_died_while_idle_is_replaced_unnoticed(client: qg.Clie
 def test_a_connection_that_died_in_somebodys_pool_is_replaced_unnoticed(
     dsn: str, database: Database, make: str
 ) -> None:
-    engine = sqlalchemy.create_engine(
+    engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=0, pool_timeout=1
     )
     pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
@@ -184,7 +181,7 @@ def test_a_connection_that_died_in_somebodys_pool_is_replaced_unnoticed(
 def test_a_transaction_that_somebody_left_open_in_their_pool_is_rolled_back(
     dsn: str, database: Database, make: str
 ) -> None:
-    engine = sqlalchemy.create_engine(
+    engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_reset_on_return=None, pool_size=1
     )
 
@@ -218,7 +215,7 @@ def test_a_transaction_that_somebody_began_by_hand_doesnt_swallow_a_job(
         conn.cursor().execute("BEGIN")
         return conn
 
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
     pool = psycopg2.pool.ThreadedConnectionPool(1, 1, dsn)
     conn = pool.getconn()
     conn.autocommit = True
@@ -248,7 +245,7 @@ def test_a_source_that_gives_one_connection_twice_is_refused(dsn: str, database:
 
 @pytest.mark.parametrize("make", ["pool", "engine"])
 def test_a_forgotten_jobs_connection_doesnt_go_back_with_its_lock(dsn: str, database: Database, make: str) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn))
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn))
     pool = psycopg2.pool.ThreadedConnectionPool(0, 1, dsn)
     with qg.Client(engine if make == "engine" else pool) as client:
         client.enqueue(qg.Job("MyJob"))
@@ -420,19 +417,19 @@ def test_a_single_connection_is_refused_with_the_reason(dsn: str) -> None:
 
 
 def test_an_engine_over_another_driver_is_refused(dsn: str) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", connect_args=parse_dsn(dsn))
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg://", connect_args=parse_dsn(dsn))
     with pytest.raises(qg.ErrUnusable, match=r"create it with a postgresql\+psycopg2:// URL"):
         qg.Client(engine)
 
 
 def test_an_async_engine_is_refused() -> None:
-    engine = sqlalchemy.ext.asyncio.create_async_engine("postgresql+psycopg://")
+    engine = needs("sqlalchemy.ext.asyncio").create_async_engine("postgresql+psycopg://")
     with pytest.raises(qg.ErrUnusable, match="AsyncEngine"):
         qg.Client(engine)
 
 
 def test_a_pool_of_psycopg_3_is_refused_and_gets_its_connection_back(dsn: str) -> None:
-    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1) as pool:
+    with needs("psycopg_pool").ConnectionPool(dsn, min_size=1, max_size=1) as pool:
         with pytest.raises(qg.ErrUnusable, match="instead of a psycopg2 connection"):
             qg.Client(pool)
         pool.putconn(pool.getconn(timeout=5))

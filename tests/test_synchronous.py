@@ -10,9 +10,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-import sqlalchemy
 from psycopg2.extensions import parse_dsn
-from support import Database, backend_pid
+from support import Database, backend_pid, needs
 
 import qg
 
@@ -191,7 +190,7 @@ def test_in_a_transaction_the_job_runs_within_it(eager: qg.Client, handlers: Han
 
 
 def test_in_a_transaction_of_sqlalchemy_too(eager: qg.Client, database: Database) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(database.dsn))
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg2://", connect_args=parse_dsn(database.dsn))
     with engine.begin() as conn:
         eager.enqueue_in_tx(qg.Job("MyJob"), conn)
     engine.dispose()

@@ -13,9 +13,8 @@ from datetime import datetime, timedelta, timezone
 import psycopg2
 import psycopg2.pool
 import pytest
-import sqlalchemy
 from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, eventually
+from support import VERSION, Database, Network, eventually, needs
 
 import qg
 from qg.sleepers import Sleepers
@@ -243,7 +242,7 @@ def test_a_listening_pool_gives_all_its_connections_back(notifying: Database) ->
     [
         (lambda dsn: psycopg2.pool.ThreadedConnectionPool(0, 2, dsn), "closeall", "connection pool exhausted"),
         (
-            lambda dsn: sqlalchemy.create_engine(
+            lambda dsn: needs("sqlalchemy").create_engine(
                 "postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), pool_size=2, max_overflow=0
             ),
             "dispose",

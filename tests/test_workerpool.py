@@ -16,9 +16,8 @@ from typing import Any
 
 import psycopg2.pool
 import pytest
-import sqlalchemy
 from psycopg2.extensions import parse_dsn
-from support import VERSION, Database, Network, eventually
+from support import VERSION, Database, Network, eventually, needs
 
 import qg
 
@@ -166,7 +165,7 @@ def test_a_psycopg2_pool_too_small_is_an_error_at_the_start(dsn: str, database: 
 
 
 def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: str) -> None:
-    engine = sqlalchemy.create_engine(
+    engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=1, pool_timeout=3600
     )
     with (
@@ -178,7 +177,7 @@ def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: 
 
 
 def test_an_engine_has_what_nobody_else_has_checked_out(dsn: str, database: Database) -> None:
-    engine = sqlalchemy.create_engine(
+    engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2, max_overflow=1, pool_timeout=3600
     )
     with qg.Client(engine) as client:
@@ -193,14 +192,16 @@ def test_an_engine_has_what_nobody_else_has_checked_out(dsn: str, database: Data
 @pytest.mark.parametrize(
     "options",
     [
-        {"poolclass": sqlalchemy.pool.NullPool},
+        {"poolclass": "NullPool"},
         {"pool_size": 1, "max_overflow": -1},
         {"pool_size": 0, "max_overflow": 0},
     ],
     ids=lambda options: ", ".join(options),
 )
 def test_an_engine_without_a_limit_is_asked_for_nothing(dsn: str, database: Database, options: Any) -> None:
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), **options)
+    if "poolclass" in options:
+        options = {"poolclass": getattr(needs("sqlalchemy.pool"), options["poolclass"])}
+    engine = needs("sqlalchemy").create_engine("postgresql+psycopg2://", connect_args=parse_dsn(dsn), **options)
     with qg.Client(engine) as client:
         client.enqueue(qg.Job("MyJob"))
         with qg.WorkerPool(client, {"MyJob": lambda job: None}, 3, interval=SOON):

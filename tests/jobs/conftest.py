@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Database
+from support import PATIENCE, Database, needs
 
-from qg import jobs
+jobs = needs("qg.jobs")
+for library in ("attrs", "opentelemetry.sdk", "pydantic"):
+    needs(library)
 
 
 @pytest.fixture(scope="session")

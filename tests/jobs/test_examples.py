@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, PAYLOAD, VERSION, Database, eventually
+from support import PATIENCE, PAYLOAD, VERSION, Database, eventually, needs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -32,6 +32,7 @@ def example(
 
 @pytest.fixture
 def web(example: Database) -> Iterator[Any]:
+    needs("flask")
     import web
 
     app = web.create_app()

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 import psycopg2.pool
 import pytest
-from support import JSON, PATIENCE, VERSION, Database, Network, eventually
+from support import JSON, PATIENCE, VERSION, Database, Network, eventually, needs
 
 import qg
 from qg import jobs
@@ -341,12 +341,12 @@ def test_a_job_that_others_enqueue_with_the_core_client_is_worked_too(
 def test_an_engine_of_sqlalchemy_serves_and_its_session_is_a_transaction(
     make_queue: MakeQueue, jobs_database: Database
 ):
-    import sqlalchemy
-    from sqlalchemy.orm import Session
+    sqlalchemy = needs("sqlalchemy")
+    orm = needs("sqlalchemy.orm")
 
     engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=jobs_database.connect)
     queue = make_queue(engine)
-    with Session(engine) as session, jobs.transaction(session):
+    with orm.Session(engine) as session, jobs.transaction(session):
         queue.enqueue(Greet(1))
         session.rollback()
         queue.enqueue([Greet(2), Greet(3)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import needs
 
 import qg
 from qg import jobs
@@ -207,6 +208,7 @@ def only_enqueues(enqueuer: jobs.Enqueuer, scheduler: jobs.Scheduler, queue: job
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """From the number of a line of CODE to what mypy says of it."""
+    needs("mypy")
     where = tmp_path_factory.mktemp("typing")
     (where / "code.py").write_text(CODE)
     root = Path(qg.__file__).parents[1]
