@@ -26,6 +26,8 @@ PATIENCE = 10.0
 
 # Of the table that the tests work on.
 VERSION = int(os.environ.get("QG_TEST_VERSION", "3"))
+# What the tests of all versions go through: only the one that was asked for, as tox does for each Python.
+VERSIONS = [VERSION] if "QG_TEST_VERSION" in os.environ else [3, 4, 5, 6, 7]
 
 # What version 3 and the later ones call differently: two columns, queue "", and, in qg, most prepared statements.
 ID, LAST_ERROR, UNNAMED, SUFFIX = (
@@ -64,6 +66,11 @@ def jobs_view(version: int) -> str:
 def as_args(payload: Any) -> Any:
     """Return *payload* as the table holds it in args, which from version 4 on is an array."""
     return payload if VERSION == 3 else [payload]
+
+
+def on_versions(*wanted: int) -> pytest.MarkDecorator:
+    """Run a test on those of the versions *wanted* that are tested at all."""
+    return pytest.mark.parametrize("version", [each for each in wanted if each in VERSIONS])
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:
