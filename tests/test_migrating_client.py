@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -10,12 +9,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from moving import Place, Writer, settings
+from moving import PAIRS, Place, Writer, settings
 from support import eventually
 
 import qg
-
-PAIRS = list(itertools.permutations((3, 4, 5, 6, 7), 2))
 
 
 @pytest.fixture(scope="module")

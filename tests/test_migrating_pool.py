@@ -10,13 +10,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from moving import Held, Place, Writer, said, settings
+from moving import PAIRS, Held, Place, Writer, said, settings
 from support import PATIENCE, Network, eventually
 
 import qg
 from qg import jobs
 
-PAIRS = list(itertools.permutations((3, 4, 5, 6, 7), 2))
 NEVER = 3600.0  # an interval after which no test waits for a poll
 
 
