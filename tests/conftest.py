@@ -119,11 +119,11 @@ def leaves_nothing_behind(observer: Database) -> Iterator[None]:
     """Fail a test that leaves an advisory lock, a session or a thread."""
     threads = set(threading.enumerate())
     yield
-    eventually(lambda: not observer.sessions(), f"the end of all sessions; left: {observer.sessions()}")
+    eventually(lambda: not observer.sessions(), lambda: f"the end of all sessions; left: {observer.sessions()}")
     assert observer.locks() == []
     eventually(
         lambda: not [each for each in threading.enumerate() if each not in threads and each.is_alive()],
-        f"the end of all threads; left: {[each for each in threading.enumerate() if each not in threads]}",
+        lambda: f"the end of all threads; left: {[each for each in threading.enumerate() if each not in threads]}",
     )
 
 

@@ -55,7 +55,7 @@ class Place(Database):
         self.migrate(0)
         self.query("TRUNCATE written, qg_jobs_history, qg_jobs_worker_pool, qg_jobs_schedule, qg_jobs_tick CASCADE")
         yield
-        eventually(lambda: not self.sessions(), f"the end of all sessions; left: {self.sessions()}")
+        eventually(lambda: not self.sessions(), lambda: f"the end of all sessions; left: {self.sessions()}")
         assert self.locks() == []
 
 

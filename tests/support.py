@@ -73,14 +73,17 @@ def on_versions(*wanted: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("version", [each for each in wanted if each in VERSIONS])
 
 
-def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:
-    """Return the first true value of *condition*; fail if none comes within *timeout* seconds."""
+def eventually(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "the condition", timeout: float = PATIENCE
+) -> Any:
+    """Return the first true value of *condition*; fail if none comes within *timeout* seconds, and say *what*."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"{what} didn't come true within {timeout} s"
+        late = time.monotonic() >= deadline
+        assert not late, f"{what if isinstance(what, str) else what()} didn't come true within {timeout} s"
         time.sleep(0.005)
 
 

@@ -67,7 +67,7 @@ def database(
     place = place_of(version)
     place.query("TRUNCATE que_jobs RESTART IDENTITY")
     yield place
-    eventually(lambda: not place.sessions(), f"the end of all sessions; left: {place.sessions()}")
+    eventually(lambda: not place.sessions(), lambda: f"the end of all sessions; left: {place.sessions()}")
     assert place.locks() == []
     if version > 3:
         registered = lockers(place)
