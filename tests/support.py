@@ -98,7 +98,8 @@ def run_pytest(folder: Path, *arguments: str, prelude: str = "") -> subprocess.C
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
     code = f"import sys\n{prelude}\nimport pytest; sys.exit(pytest.main())"
     return subprocess.run(
-        [sys.executable, "-c", code, "-p", "no:cacheprovider", "-q", *arguments],
+        # To load Hypothesis takes longer than all the rest.
+        [sys.executable, "-c", code, "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 from moving import PAIRS, Place, Writer, settings
-from support import eventually
+from support import PATIENCE, eventually
 
 import qg
 
@@ -168,7 +168,7 @@ def test_an_error_in_a_transaction_for_which_a_migration_waits_passes_through(pl
 
             enqueuing = threading.Thread(target=enqueue)
             enqueuing.start()
-            enqueuing.join(2)
+            enqueuing.join(PATIENCE)
             hangs = enqueuing.is_alive()
             for pid, _, query in place.sessions():
                 if hangs and query.startswith("LOCK TABLE"):
