@@ -6,7 +6,8 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import psycopg2
 import pytest
@@ -35,9 +36,9 @@ def pytest_runtest_makereport() -> Iterator[None]:
     return report
 
 
-@pytest.fixture(scope="session")
-def server_dsn() -> Iterator[str]:
-    """QG_TEST_DSN, or an embedded server for the time of the run."""
+@contextmanager
+def server() -> Iterator[str]:
+    """QG_TEST_DSN, or an embedded server."""
     if given := os.environ.get("QG_TEST_DSN"):
         yield given
         return
@@ -49,6 +50,29 @@ def server_dsn() -> Iterator[str]:
                 cur.execute("ALTER SYSTEM SET fsync = off")
                 cur.execute("SELECT pg_reload_conf()")
         yield dsn
+
+
+SERVER = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Start the one server of all processes, where there are several, and tell each of them where it is."""
+    if SERVER not in node.config.stash:
+        running = ExitStack()
+        node.config.add_cleanup(running.close)
+        node.config.stash[SERVER] = running.enter_context(server())
+    node.workerinput["server_dsn"] = node.config.stash[SERVER]
+
+
+@pytest.fixture(scope="session")
+def server_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
+    """A server for the time of the run."""
+    if hasattr(pytestconfig, "workerinput"):
+        yield pytestconfig.workerinput["server_dsn"]
+    else:
+        with server() as dsn:
+            yield dsn
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +98,9 @@ def make_database(server_dsn: str) -> Iterator[object]:
         return dsn
 
     yield make
-    for name in names:
-        execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if os.environ.get("QG_TEST_DSN"):  # an embedded server goes with all it has
+        for name in names:
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -94,11 +119,11 @@ def leaves_nothing_behind(observer: Database) -> Iterator[None]:
     """Fail a test that leaves an advisory lock, a session or a thread."""
     threads = set(threading.enumerate())
     yield
-    eventually(lambda: not observer.sessions(), f"the end of all sessions; left: {observer.sessions()}")
+    eventually(lambda: not observer.sessions(), lambda: f"the end of all sessions; left: {observer.sessions()}")
     assert observer.locks() == []
     eventually(
         lambda: not [each for each in threading.enumerate() if each not in threads and each.is_alive()],
-        f"the end of all threads; left: {[each for each in threading.enumerate() if each not in threads]}",
+        lambda: f"the end of all threads; left: {[each for each in threading.enumerate() if each not in threads]}",
     )
 
 

@@ -15,6 +15,9 @@ import qg
 
 jobs = needs("qg.jobs")
 
+# One step each way, and from end to end. All pairs are for migrations by themselves, in test_migrations.py.
+PAIRS = [(3, 4), (4, 5), (5, 6), (6, 7), (7, 6), (6, 5), (5, 4), (4, 3), (3, 7), (7, 3)]
+
 
 class Place(Database):
     """A database whose table is migrated while others use it."""
@@ -52,7 +55,7 @@ class Place(Database):
         self.migrate(0)
         self.query("TRUNCATE written, qg_jobs_history, qg_jobs_worker_pool, qg_jobs_schedule, qg_jobs_tick CASCADE")
         yield
-        eventually(lambda: not self.sessions(), f"the end of all sessions; left: {self.sessions()}")
+        eventually(lambda: not self.sessions(), lambda: f"the end of all sessions; left: {self.sessions()}")
         assert self.locks() == []
 
 

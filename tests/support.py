@@ -26,6 +26,8 @@ PATIENCE = 10.0
 
 # Of the table that the tests work on.
 VERSION = int(os.environ.get("QG_TEST_VERSION", "3"))
+# What the tests of all versions go through: only the one that was asked for, as tox does for each Python.
+VERSIONS = [VERSION] if "QG_TEST_VERSION" in os.environ else [3, 4, 5, 6, 7]
 
 # What version 3 and the later ones call differently: two columns, queue "", and, in qg, most prepared statements.
 ID, LAST_ERROR, UNNAMED, SUFFIX = (
@@ -66,14 +68,22 @@ def as_args(payload: Any) -> Any:
     return payload if VERSION == 3 else [payload]
 
 
-def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> Any:
-    """Return the first true value of *condition*; fail if none comes within *timeout* seconds."""
+def on_versions(*wanted: int) -> pytest.MarkDecorator:
+    """Run a test on those of the versions *wanted* that are tested at all."""
+    return pytest.mark.parametrize("version", [each for each in wanted if each in VERSIONS])
+
+
+def eventually(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "the condition", timeout: float = PATIENCE
+) -> Any:
+    """Return the first true value of *condition*; fail if none comes within *timeout* seconds, and say *what*."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"{what} didn't come true within {timeout} s"
+        late = time.monotonic() >= deadline
+        assert not late, f"{what if isinstance(what, str) else what()} didn't come true within {timeout} s"
         time.sleep(0.005)
 
 
@@ -88,7 +98,8 @@ def run_pytest(folder: Path, *arguments: str, prelude: str = "") -> subprocess.C
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
     code = f"import sys\n{prelude}\nimport pytest; sys.exit(pytest.main())"
     return subprocess.run(
-        [sys.executable, "-c", code, "-p", "no:cacheprovider", "-q", *arguments],
+        # To load Hypothesis takes longer than all the rest.
+        [sys.executable, "-c", code, "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

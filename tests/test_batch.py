@@ -228,13 +228,13 @@ def test_finished_jobs_are_durable_and_waiting_ones_free_though_one_of_them_cant
         if job.id == 2:
             database.query("UPDATE jobs SET priority = 7 WHERE job_id = 2")
         elif job.id == 3:
-            assert release.wait(PATIENCE)
+            assert release.wait(2 * PATIENCE)
 
     fill(database, 6)
     _, thread = work(handler, 6)
     try:
         eventually(lambda: left(database) == [3, 4, 5, 6])
-        eventually(lambda: database.locks() == [3], "the release of the waiting ones", timeout=2)
+        eventually(lambda: database.locks() == [3], "the release of the waiting ones")
     finally:
         release.set()
         thread.join(PATIENCE)

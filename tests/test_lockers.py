@@ -16,7 +16,7 @@ import psycopg2.pool
 import pytest
 from migrating import insert, insert_locker
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, eventually
+from support import Database, UntilEmpty, eventually, on_versions
 
 import qg
 import qg.listener
@@ -30,7 +30,7 @@ NEVER = 3600.0  # an interval after which no test waits for a poll
 OFTEN = 0.02
 EARLY = datetime(2001, 2, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
 
-with_lockers = pytest.mark.parametrize("version", [4, 5, 6, 7])
+with_lockers = on_versions(4, 5, 6, 7)
 old_and_new = pytest.mark.parametrize("version", [3, 7])
 
 
@@ -67,7 +67,7 @@ def database(
     place = place_of(version)
     place.query("TRUNCATE que_jobs RESTART IDENTITY")
     yield place
-    eventually(lambda: not place.sessions(), f"the end of all sessions; left: {place.sessions()}")
+    eventually(lambda: not place.sessions(), lambda: f"the end of all sessions; left: {place.sessions()}")
     assert place.locks() == []
     if version > 3:
         registered = lockers(place)

@@ -220,7 +220,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(steps=st.lists(STEPS, min_size=10, max_size=40))
 def test_whatever_happens_before_a_mark_is_found_by_the_next_walk_from_the_start(
     database: Database, steps: list[tuple]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -10,12 +9,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from moving import Place, Writer, settings
-from support import eventually
+from moving import PAIRS, Place, Writer, settings
+from support import PATIENCE, eventually
 
 import qg
-
-PAIRS = list(itertools.permutations((3, 4, 5, 6, 7), 2))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +168,7 @@ def test_an_error_in_a_transaction_for_which_a_migration_waits_passes_through(pl
 
             enqueuing = threading.Thread(target=enqueue)
             enqueuing.start()
-            enqueuing.join(2)
+            enqueuing.join(PATIENCE)
             hangs = enqueuing.is_alive()
             for pid, _, query in place.sessions():
                 if hangs and query.startswith("LOCK TABLE"):

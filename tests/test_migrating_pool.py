@@ -10,14 +10,18 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from moving import Held, Place, Writer, said, settings
+from moving import PAIRS, Held, Place, Writer, said, settings
 from support import PATIENCE, Network, eventually
 
 import qg
 from qg import jobs
 
-PAIRS = list(itertools.permutations((3, 4, 5, 6, 7), 2))
 NEVER = 3600.0  # an interval after which no test waits for a poll
+
+
+def no_retry(error_count: int) -> float:
+    """A backoff after which no test finds a job that failed done."""
+    return NEVER
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +113,14 @@ def test_an_idle_pool_works_what_comes_after_a_migration(
     place.migrate(way[0])
     write = Writer(place, in_tx=False)
     with (
-        qg.Client(place.dsn) as client,
+        qg.Client(place.dsn, backoff=no_retry) as client,
         qg.WorkerPool(client, {"Count": write}, 2, interval=0.02, listen=False, **options),
     ):
         place.insert_as_ruby(1)
         eventually(lambda: write.numbers() == [1])
         place.migrate(way[1])
         place.insert_as_ruby(2)
-        eventually(lambda: write.numbers() == [1, 2], "the job after the migration", 3)
+        eventually(lambda: write.numbers() == [1, 2], "the job after the migration")
     assert said(caplog) == []
 
 
@@ -127,14 +131,17 @@ def test_a_pool_whose_sessions_ended_before_the_migration_goes_on(place: Place, 
     write = Writer(place, in_tx=False)
     network = Network(place.dsn)
     try:
-        with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"Count": write}, 2, interval=0.02):
+        with (
+            qg.Client(network.dsn, backoff=no_retry) as client,
+            qg.WorkerPool(client, {"Count": write}, 2, interval=0.02),
+        ):
             place.insert_as_ruby(1)
             eventually(lambda: write.numbers() == [1] and place.count() == 0)
             network.cut()
             place.migrate(way[1])
             network.open()
             place.insert_as_ruby(2)
-            eventually(lambda: write.numbers() == [1, 2], "the job after the migration", 3)
+            eventually(lambda: write.numbers() == [1, 2], "the job after the migration")
     finally:
         network.cut()
 
@@ -191,13 +198,13 @@ def test_a_job_that_runs_across_a_migration_counts_once_and_has_no_error(
 ) -> None:
     place.migrate(way[0])
     held, write = Held(place, in_tx=in_tx), Writer(place, in_tx=in_tx)
-    with qg.Client(place.dsn) as client:
+    with qg.Client(place.dsn, backoff=no_retry) as client:
         client.enqueue_batch([qg.Job("Held", [1], priority=1), *(qg.Job("Count", [n]) for n in (2, 3))])
         with qg.WorkerPool(client, {"Held": held, "Count": write}, 1, interval=0.02, batch_size=batch_size):
             assert held.began.wait(PATIENCE)
             place.migrate(way[1])
             held.let_go.set()
-            eventually(lambda: place.count() == 0, "the end of the job", 3)
+            eventually(lambda: place.count() == 0, "the end of the job")
     assert set(held.error_counts) == {0}
     assert sorted({*held.numbers(), *write.numbers()}) == [1, 2, 3]
     assert held.numbers() == [1, 2, 3] if in_tx else held.numbers() == [1]
@@ -224,7 +231,7 @@ def test_a_handler_that_finds_its_transaction_worthless_itself_begins_anew_too(
 ) -> None:
     place.migrate(3)
     held = Held(place, in_tx=True)
-    with qg.Client(place.dsn) as client:
+    with qg.Client(place.dsn, backoff=no_retry) as client:
 
         def handler(job: qg.Job) -> None:
             held(job)
@@ -239,7 +246,7 @@ def test_a_handler_that_finds_its_transaction_worthless_itself_begins_anew_too(
             place.migrate(7)
             held.let_go.set()
             left = 0 if use == "delete" else 1
-            eventually(lambda: place.written() == [1] and place.count() == left, "the end of the job", 3)
+            eventually(lambda: place.written() == [1] and place.count() == left, "the end of the job")
     assert held.error_counts == [0, 0]
     assert said(caplog) == []
 
@@ -289,7 +296,6 @@ def test_a_pool_waits_while_there_is_no_table_and_goes_on_with_a_new_one(
             eventually(
                 lambda: sorted(each[1:] for each in place.lockers()) == [(0, False), (0, False), (2, True)],
                 "two lockers that work and one that listens",
-                3,
             )
     assert len(said(caplog)) == 1
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, connection, make_dsn
-from support import Database, UntilEmpty, backend_pid, eventually, name_of
+from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions
 
 import qg
 
 ID = {3: "job_id", 4: "id", 5: "id", 6: "id", 7: "id"}
 
-every_version = pytest.mark.parametrize("version", [3, 4, 5, 6, 7])
-from_4 = pytest.mark.parametrize("version", [4, 5, 6, 7])
-only_3 = pytest.mark.parametrize("version", [3])
+every_version = on_versions(3, 4, 5, 6, 7)
+from_4 = on_versions(4, 5, 6, 7)
+only_3 = on_versions(3)
 
 # How jobs get worked: by which call, and with which options.
 WORKERS = [

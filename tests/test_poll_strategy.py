@@ -400,7 +400,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     jobs=st.lists(st.tuples(st.integers(1, 4), st.sampled_from(AGES)), max_size=10),
     steps=st.lists(STEPS, min_size=5, max_size=20),

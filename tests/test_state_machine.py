@@ -207,5 +207,5 @@ def test_the_queue_behaves_like_its_model(dsn: str, database: Database) -> None:
     database.query("CREATE TABLE written (x int)")
     with qg.Client(dsn, backoff=lambda error_count: HOUR) as client:
         Queue.client, Queue.database = client, database
-        run_state_machine_as_test(Queue, settings=settings(max_examples=60, stateful_step_count=40))
+        run_state_machine_as_test(Queue, settings=settings(max_examples=25, stateful_step_count=40))
     database.query("DROP TABLE written")

@@ -405,7 +405,7 @@ def test_a_job_falls_due_while_the_worker_on_watch_is_busy(client: qg.Client, da
     client.enqueue_batch([qg.Job("Slow", run_at=soon(0.1)), qg.Job("MyJob", run_at=soon(0.3))])
     with qg.WorkerPool(client, {"Slow": slow, "MyJob": work}, 3, interval=NEVER):
         eventually(lambda: work.ids)
-        assert hung.is_set()
+        assert hung.wait(10)
         hang.set()
 
 

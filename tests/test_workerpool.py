@@ -397,6 +397,8 @@ import signal, time, qg
 client = qg.Client({dsn!r})
 def handler(job):
     print("entered", flush=True)
+    while not asked:
+        time.sleep(0.01)
     time.sleep(0.5)
 pool = qg.WorkerPool(client, {{"MyJob": handler}}, 1, interval=0.01)
 asked = []
