@@ -57,6 +57,9 @@ class Functions:
         """Return the function for *job_type*, None if there is none."""
         return self._by_type.get(job_type)
 
+    def __contains__(self, job_type: object) -> bool:
+        return job_type in self._by_type
+
     @property
     def job_types(self) -> list[str]:
         """The types that have a function, sorted."""

@@ -121,7 +121,7 @@ class PostgresJobs(RunningQueue):
     def _begin_soon(self) -> None:
         super()._begin_soon()
         if self._working:
-            self._conductor.carry_out(self._report)
+            self._conductor.carry_out("report", self._report)
 
     def _start_workers(self) -> None:
         options = self._options
@@ -135,7 +135,7 @@ class PostgresJobs(RunningQueue):
         )
         self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
         pool.start()
-        self._conductor.carry_out(self._report)
+        self._conductor.carry_out("report", self._report)
 
     def _ask_workers_to_stop(self, timeout: float | None) -> None:
         if self._pool is not None:

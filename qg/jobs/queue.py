@@ -205,8 +205,8 @@ class RunningQueue(ABC):
         """
         self._require_usable(ErrStartFailed)
         self._asked_to_start = True
-        self._conductor.carry_out(self._start)
-        self._conductor.carry_out(self._tick)
+        self._conductor.carry_out("start", self._start)
+        self._conductor.carry_out("tick", self._tick)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let running jobs finish, take no new ones, fire no schedule, and wait for the end.
@@ -264,8 +264,8 @@ class RunningQueue(ABC):
     def _begin_soon(self) -> None:
         """See to what is new: at once if the queue works already, otherwise when nothing more has come for a while."""
         after = 0.0 if self._working or self._asked_to_start else self._options.poll_interval
-        self._conductor.carry_out(self._start, after)
-        self._conductor.carry_out(self._tick, after)
+        self._conductor.carry_out("start", self._start, after)
+        self._conductor.carry_out("tick", self._tick, after)
 
     def _start(self) -> None:
         if not (self._working or self._stopped) and self._functions.job_types:

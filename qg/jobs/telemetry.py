@@ -12,6 +12,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Span,
     SpanKind,
     StatusCode,
@@ -71,8 +72,9 @@ class Telemetry:
 class Run:
     """The span and the metrics of one attempt at *job*.
 
-    The span is the child of the one whose *headers* came with the job, and ends when the attempt is
-    settled: a commit that fails is its failure.
+    The span is the child of the one whose *headers* came with the job. It ends when the attempt is
+    settled, so a commit that fails is its failure. Telemetry that raises is logged and costs the job
+    nothing.
     """
 
     def __init__(self, telemetry: Telemetry, job: Job, headers: Mapping[str, str], logger: Logger) -> None:
@@ -80,11 +82,19 @@ class Run:
         self._logger = logger
         self._job_type = job.type
         self._began = time.monotonic()
-        telemetry.locked.add(1, {"job_type": job.type, "success": True})
-        context = _propagator.extract(headers)
-        self._span = telemetry.tracer.start_span(
+        self._span: Span = INVALID_SPAN
+        self._context = otel.get_current()
+        try:
+            self._begin(job, headers)
+        except Exception:  # of somebody's span processor
+            self._logger.exception("telemetry_failed type=%s", self._job_type)
+
+    def _begin(self, job: Job, headers: Mapping[str, str]) -> None:
+        self._telemetry.locked.add(1, {"job_type": job.type, "success": True})
+        self._context = _propagator.extract(headers)
+        self._span = self._telemetry.tracer.start_span(
             f"job: {job.type} run: {job.error_count}",
-            context,
+            self._context,
             SpanKind.CONSUMER,
             {
                 "job_id": str(job.id),
@@ -95,7 +105,7 @@ class Run:
                 "run_at": job.run_at.isoformat() if job.run_at else "",
             },
         )
-        self._context = set_span_in_context(self._span, context)
+        self._context = set_span_in_context(self._span, self._context)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -107,10 +117,10 @@ class Run:
             otel.detach(token)
 
     def end(self, error: BaseException | None) -> None:
-        """End the span, with *error* if the attempt failed, and count it. Never raises."""
+        """End the span, with *error* if the attempt failed, and count it."""
         try:
             self._end(error)
-        except Exception:  # of somebody's span processor; the job is none the worse for it
+        except Exception:  # of somebody's span processor
             self._logger.exception("telemetry_failed type=%s", self._job_type)
 
     def _end(self, error: BaseException | None) -> None:

@@ -95,9 +95,7 @@ class TestQueue(TestAssertions, MemoryQueue):
 
     def jobs(self) -> list[Any]:
         """Return the payloads in the order in which they were enqueued, as their functions would get them."""
-        with self._changed:
-            rows = sorted(self._waiting, key=lambda row: row.id)
-        stored = [PersistencePayload.read(decode(row.args)) for row in rows]
+        stored = [PersistencePayload.read(decode(row.args)) for row in self._memory.rows()]
         return [self._types[each.job_struct_path].decode(each.job_data) for each in stored]
 
     def get(self, pos: int) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from insides import store_of
 from support import PATIENCE, VERSION, Database, Network, UntilEmpty, as_args, eventually
 
 import qg
@@ -379,7 +380,7 @@ def test_what_a_thread_enqueues_that_outlives_its_job_is_committed_by_itself(
     if kind == "postgres":
         eventually(lambda: history(jobs_database))
     else:
-        eventually(lambda: not where._running and not where._waiting)
+        eventually(lambda: not store_of(where).rows())
     over.set()
     assert done.wait(PATIENCE)
     if kind == "postgres":
