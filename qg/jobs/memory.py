@@ -16,13 +16,13 @@ from qg.failures import Logger, describe, headline, seconds_until_retry
 from qg.fields import decode
 from qg.job import Job
 from qg.jobs.conductor import run_until_told_to_stop
-from qg.jobs.context import RunningJob
+from qg.jobs.context import JobScope
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrInvalidQueueOpt
+from qg.jobs.job_func import read_envelope, run_job_func
 from qg.jobs.memory_store import MemoryStore, utc_now
-from qg.jobs.queue import Options, RunningQueue, Schedule
-from qg.jobs.running import read_envelope, run_job_func
-from qg.jobs.telemetry import Run, Telemetry
+from qg.jobs.queue import BaseQueue, Options, Schedule
+from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
@@ -30,7 +30,7 @@ from qg.verdicts import Discard, Reschedule
 __all__ = ["MemoryQueue"]
 
 
-class MemoryQueue(RunningQueue):
+class MemoryQueue(BaseQueue):
     """A queue in this process, whose jobs end with it. Mirrors Go's ``MemoryQueue`` and ``NewMemoryQueue``.
 
     Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job whose
@@ -136,13 +136,13 @@ class MemoryQueue(RunningQueue):
         """Run the job of *row* once and settle it, whatever the JobFunc, a logger or telemetry raises."""
         # An attempt that doesn't get as far as its settlement is repeated, and not at once.
         again: Row | None = _put_off(row, exponential(1))
-        span: Run | None = None
+        span: JobSpan | None = None
         error: BaseException | None = None
         try:
             job = Job(row.type, decode(row.args), row.queue, row.priority, row.due)
             job._row = row
             envelope = read_envelope(job)
-            span = Run(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)
+            span = JobSpan(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)
             outbox = _Outbox()
             error = self._run_job_func(job, envelope, span, outbox)
             if error is None:
@@ -156,12 +156,12 @@ class MemoryQueue(RunningQueue):
                 span.end(error)
 
     def _run_job_func(
-        self, job: Job, envelope: PersistencePayload | None, span: Run, outbox: _Outbox
+        self, job: Job, envelope: PersistencePayload | None, span: JobSpan, outbox: _Outbox
     ) -> BaseException | None:
         """Run the JobFunc for *job*; return what it raised, if it raised something."""
         try:
             with span.current():
-                run_job_func(self._functions, job, envelope, RunningJob(self, outbox), self._logger, None)
+                run_job_func(self._functions, job, envelope, JobScope(self, outbox), self._logger, None)
         except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
             return error
         return None

@@ -16,11 +16,11 @@ from qg.client import Client
 from qg.failures import Logger, one_line
 from qg.handlers import WorkFunc
 from qg.job import Job
-from qg.jobs.attempt import Attempt
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
-from qg.jobs.queue import Options, RunningQueue, Schedule
+from qg.jobs.history import AttemptHistory
+from qg.jobs.queue import BaseQueue, Options, Schedule
 from qg.jobs.schedules import Schedules
 from qg.jobs.tables import JOBS_TABLE, REPORT_POOL, require_tables
 from qg.jobs.telemetry import Telemetry
@@ -33,7 +33,7 @@ __all__ = ["PostgresJobs", "PostgresJobsHandler"]
 _REPORT_SECONDS = 30.0
 
 
-class PostgresJobs(RunningQueue):
+class PostgresJobs(BaseQueue):
     """A queue in PostgreSQL. Mirrors Go's ``NewPostgresJobs`` and ``PostgresJobsHandler``.
 
     Args:
@@ -155,7 +155,7 @@ class PostgresJobs(RunningQueue):
         return ended
 
     def _work(self, job: Job) -> None:
-        Attempt(job, self._telemetry, self._logger).run(self._functions, self)
+        AttemptHistory(job, self._telemetry, self._logger).run(self._functions, self)
 
     def _report(self) -> float:
         """Say in qg_jobs_worker_pool that the pool lives."""

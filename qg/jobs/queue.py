@@ -17,7 +17,7 @@ from qg.failures import Logger, one_line
 from qg.fields import check_queue, draft_of
 from qg.job import Job
 from qg.jobs.conductor import Conductor
-from qg.jobs.context import Context, current_tx, current_user, running_job
+from qg.jobs.context import Context, current_scope, current_tx, current_user
 from qg.jobs.cron import Cron, parse_spec
 from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
 from qg.jobs.errors import (
@@ -39,7 +39,7 @@ from qg.tables import PollStrategy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Options", "RunningQueue", "Schedule"]
+__all__ = ["Options", "BaseQueue", "Schedule"]
 
 _Result = TypeVar("_Result")
 
@@ -80,7 +80,7 @@ class Schedule:
     key: str
 
 
-class RunningQueue(ABC):
+class BaseQueue(ABC):
     """A queue that runs jobs: what doesn't depend on where they are stored.
 
     Safe to use from any thread. Work begins one poll interval after the last call of
@@ -192,7 +192,7 @@ class RunningQueue(ABC):
         try:
             self._declare(schedule)
         except Exception as error:  # of psycopg2 or of the source
-            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {_told(error)}") from error
+            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {_cause(error)}") from error
         self._begin_soon()
 
     def start(self) -> None:
@@ -209,7 +209,7 @@ class RunningQueue(ABC):
         self._conductor.carry_out("tick", self._tick)
 
     def shutdown(self, timeout: float | None = None) -> bool:
-        """Let running jobs finish, take no new ones, fire no schedule, and wait for the end.
+        """Let running jobs end, take no new ones, fire no schedule, and wait for the end.
 
         May be called again, and from any thread. From a JobFunc or a signal handler it can't wait and
         doesn't. Mirrors Go's ``Shutdown``, with a timeout that works.
@@ -225,8 +225,8 @@ class RunningQueue(ABC):
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped = True
         self._conductor.stop()
-        running = running_job.get()
-        if in_signal_handler() or (running is not None and running.queue is self):
+        scope = current_scope.get()
+        if in_signal_handler() or (scope is not None and scope.queue is self):
             self._ask_workers_to_stop(timeout)
             return False
         begins_nothing = self._conductor.join(timeout)
@@ -283,22 +283,22 @@ class RunningQueue(ABC):
     def _store_somewhere(self, drafts: list[Job], tx: object) -> list[int]:
         """Store all *drafts* or none: in *tx*, in the running job's transaction, or at once."""
         try:
-            running = running_job.get()
-            if running is None:
+            scope = current_scope.get()
+            if scope is None:
                 return self._store_unless_stopped(drafts, tx)
-            with running.mutex:
-                if running.over:
+            with scope.mutex:
+                if scope.over:
                     return self._store_unless_stopped(drafts, tx)
-                if tx is None and self._shares_transaction_of(running.queue):
-                    tx = running.tx
+                if tx is None and self._shares_transaction_of(scope.queue):
+                    tx = scope.tx
                 # A job that still runs may enqueue while its own queue is shut down.
-                return self._store(drafts, tx) if running.queue is self else self._store_unless_stopped(drafts, tx)
+                return self._store(drafts, tx) if scope.queue is self else self._store_unless_stopped(drafts, tx)
         except ErrEnqueueFailed:
             raise
         except Exception as error:  # of whichever driver the transaction is
             if isinstance(error, ErrUnusable) and tx is not None:
                 raise ErrInvalidJobOpt(str(error)) from error
-            raise ErrEnqueueFailed(f"{len(drafts)} jobs weren't enqueued: {_told(error)}") from error
+            raise ErrEnqueueFailed(f"{len(drafts)} jobs weren't enqueued: {_cause(error)}") from error
 
     def _store_unless_stopped(self, drafts: list[Job], tx: object) -> list[int]:
         if self._stopped:
@@ -334,5 +334,5 @@ def _document(takes: PayloadType, data: Any, ctx: PersistenceCTXPayload) -> dict
     return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
 
 
-def _told(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"

@@ -26,7 +26,7 @@ from qg.failures import Logger
 from qg.job import Job
 from qg.verdicts import Discard, Reschedule
 
-__all__ = ["Run", "Telemetry", "carrier"]
+__all__ = ["JobSpan", "Telemetry", "carrier"]
 
 _SCOPE = "qg.jobs"
 
@@ -69,7 +69,7 @@ class Telemetry:
             self.enqueued.add(count, {"job_type": job_type, "success": success})
 
 
-class Run:
+class JobSpan:
     """The span and the metrics of one attempt at *job*.
 
     The span is the child of the one whose *headers* came with the job. It ends when the attempt is

@@ -240,7 +240,7 @@ def test_the_history_tells_what_was_run_and_when(
 
     queue.enqueue(Greet(7), priority=-3)
     ((run_at, stored),) = jobs_database.query("SELECT run_at, payload::text FROM jobs")
-    monkeypatch.setattr("qg.jobs.attempt.git_hash", lambda: "cafe")
+    monkeypatch.setattr("qg.jobs.history.git_hash", lambda: "cafe")
     work_one(queue)
     ((job_type, name, priority, due, args, ordered, pruned),) = jobs_database.query(
         "SELECT job_type, queue, priority, run_at, args::text, run_at <= started_at AND started_at <= finished_at, "
