@@ -67,17 +67,18 @@ class _ByName:
             [(name, hints.get(name, Any), *([defaults[name]] if name in defaults else [])) for name in cls._fields],
             kw_only=True,
         )
-        self.fields = frozenset(cls._fields)
+        self._names: tuple[str, ...] = cls._fields
+        self.fields = frozenset(self._names)
 
     def encode(self, payload: Any) -> Any:
         return msgspec.to_builtins(self.plain(payload), str_keys=True)
 
     def plain(self, payload: Any) -> Any:
-        return payload._asdict()
+        return dict(zip(self._names, payload, strict=True))
 
     def decode(self, document: Any) -> Any:
         struct = msgspec.convert(document, self._struct, str_keys=True)
-        return self._cls(**{name: getattr(struct, name) for name in self._cls._fields})
+        return self._cls(**{name: getattr(struct, name) for name in self._names})
 
 
 class _ByPydantic:

@@ -76,13 +76,15 @@ class JobScope:
     Attributes:
         queue: the queue object that runs the job.
         tx: where jobs are stored that live and die with the job that runs.
+        place: which queues can store in *tx*: those with the same place.
         mutex: held by whoever uses *tx*.
         over: whether the JobFunc has returned.
     """
 
-    def __init__(self, queue: object, tx: Any) -> None:
+    def __init__(self, queue: object, tx: Any, place: object) -> None:
         self.queue = queue
         self.tx = tx
+        self.place = place
         self.mutex = threading.RLock()
         self.over = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -15,13 +15,14 @@ from qg.driver import plain_cursor
 from qg.failures import Logger, describe, headline, storable
 from qg.job import Job
 from qg.jobs.context import JobScope
+from qg.jobs.core import observe, row_of
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
 from qg.jobs.job_func import read_envelope, run_job_func
 from qg.jobs.tables import BEGIN_ATTEMPT, END_ATTEMPT, INSERT_ATTEMPT
 from qg.jobs.telemetry import JobSpan, Telemetry
-from qg.tables import Row, Statement
+from qg.tables import Statement
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["AttemptHistory"]
@@ -37,26 +38,30 @@ class AttemptHistory:
 
     def __init__(self, job: Job, telemetry: Telemetry, logger: Logger) -> None:
         self._job = job
-        self._row = cast("Row", job._row)  # a locked job has one
+        self._row = row_of(job)
         self._envelope = read_envelope(job)
         self._logger = logger
-        self._span = JobSpan(telemetry, job, self._envelope.ctx.carrier if self._envelope else {}, logger)
+        self._span = JobSpan(telemetry, job, self._envelope, logger)
         self._started_at: str | None = None
-        job._observer = self
+        observe(job, self)
 
-    def run(self, functions: Functions, queue: object) -> None:
-        """Run the JobFunc and write the history, on the job's connection, in a transaction that is left open.
+    def run(self, functions: Functions, scope: JobScope) -> None:
+        """Run the JobFunc and write the history, in the job's transaction, which is left open.
+
+        Args:
+            functions: where the JobFunc is.
+            scope: the job's, with its transaction.
 
         Raises:
             PlainFailure, Reschedule, Discard, ErrJobFuncFailed: as run_job_func().
             psycopg2.Error: if the database failed.
         """
-        tx = self._job.tx
+        tx = scope.tx
         with plain_cursor(tx) as cur:
             cur.execute(BEGIN_ATTEMPT.plain_sql)
             ((self._started_at,),) = cur.fetchall()
         with self._span.current():
-            run_job_func(functions, self._job, self._envelope, JobScope(queue, tx), self._logger, tx)
+            run_job_func(functions, self._job, self._envelope, scope, self._logger, tx)
         with plain_cursor(tx) as cur:
             try:
                 cur.execute(END_ATTEMPT.plain_sql, self._history(None))

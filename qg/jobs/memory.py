@@ -6,28 +6,32 @@ import atexit
 import logging
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
 from qg.failures import Logger, describe, headline, seconds_until_retry
-from qg.fields import decode
 from qg.job import Job
 from qg.jobs.conductor import run_until_told_to_stop
 from qg.jobs.context import JobScope
+from qg.jobs.core import job_with_row
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.job_func import read_envelope, run_job_func
+from qg.jobs.memory_schedules import MemorySchedules
 from qg.jobs.memory_store import MemoryStore, utc_now
-from qg.jobs.queue import BaseQueue, Options, Schedule
+from qg.jobs.queue import BaseQueue, Options
 from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["MemoryQueue"]
+
+# All queues in memory can store what the JobFunc of another one enqueues.
+_PLACE = "memory"
 
 
 class MemoryQueue(BaseQueue):
@@ -61,14 +65,13 @@ class MemoryQueue(BaseQueue):
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         options = Options(queue, poll_interval, pool_size, poll_strategy)
-        super().__init__(options, logger or logging.getLogger("qg"), Telemetry(meter_provider, tracer_provider))
+        telemetry = Telemetry(meter_provider, tracer_provider)
+        self._memory = MemoryStore(poll_strategy)
+        schedules = MemorySchedules(self._memory, queue, telemetry)
+        super().__init__(options, logger or logging.getLogger("qg"), telemetry, schedules, _PLACE)
         if not callable(backoff):
             raise ErrInvalidQueueOpt(f"backoff must be a function from error count to seconds, not {backoff!r}")
         self._backoff = backoff
-        self._memory = MemoryStore(poll_strategy)
-        # A signal handler may interrupt the thread that holds it.
-        self._mutex = threading.RLock()
-        self._ticks: dict[tuple[str, str, str], tuple[Schedule, datetime]] = {}
         self._threads: list[threading.Thread] = []
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
@@ -79,29 +82,7 @@ class MemoryQueue(BaseQueue):
             self._memory.add(rows)
         return [row.id for row in rows]
 
-    def _shares_transaction_of(self, queue: object) -> bool:
-        return isinstance(queue, MemoryQueue)
-
-    def _declare(self, schedule: Schedule) -> None:
-        now = utc_now().replace(microsecond=0)
-        key = (schedule.cron.spec, schedule.takes.name, schedule.key)
-        with self._mutex:
-            self._ticks.setdefault(key, (schedule, schedule.cron.after(now, now)))
-
-    def _tick(self) -> float | None:
-        now = utc_now()
-        with self._mutex:
-            for key, (schedule, tick) in self._ticks.items():
-                if tick <= now:
-                    with self._telemetry.enqueuing():
-                        self._store([self._job_of(schedule)], None)
-                    self._telemetry.count_enqueued([schedule.takes.name], success=True)
-                    self._ticks[key] = schedule, schedule.cron.after(tick, now)
-            times = [tick for _, tick in self._ticks.values()]
-        return max((min(times) - utc_now()).total_seconds(), 0.0) if times else None
-
-    def _begin_soon(self) -> None:
-        super()._begin_soon()
+    def _announce_functions(self) -> None:
         self._memory.wake()
 
     def _start_workers(self) -> None:
@@ -139,10 +120,9 @@ class MemoryQueue(BaseQueue):
         span: JobSpan | None = None
         error: BaseException | None = None
         try:
-            job = Job(row.type, decode(row.args), row.queue, row.priority, row.due)
-            job._row = row
+            job = job_with_row(row)
             envelope = read_envelope(job)
-            span = JobSpan(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)
+            span = JobSpan(self._telemetry, job, envelope, self._logger)
             outbox = _Outbox()
             error = self._run_job_func(job, envelope, span, outbox)
             if error is None:
@@ -161,7 +141,7 @@ class MemoryQueue(BaseQueue):
         """Run the JobFunc for *job*; return what it raised, if it raised something."""
         try:
             with span.current():
-                run_job_func(self._functions, job, envelope, JobScope(self, outbox), self._logger, None)
+                run_job_func(self._functions, job, envelope, JobScope(self, outbox, _PLACE), self._logger, None)
         except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
             return error
         return None

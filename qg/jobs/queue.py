@@ -10,28 +10,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import Logger, one_line
 from qg.fields import check_queue, draft_of
 from qg.job import Job
 from qg.jobs.conductor import Conductor
-from qg.jobs.context import Context, current_scope, current_tx, current_user
-from qg.jobs.cron import Cron, parse_spec
-from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
+from qg.jobs.context import Context, current_scope, current_tx
+from qg.jobs.drafts import Schedule, ctx_here, draft
+from qg.jobs.envelope import git_hash
 from qg.jobs.errors import (
     ErrEnqueueFailed,
     ErrInvalidJobOpt,
-    ErrInvalidJobType,
     ErrInvalidQueueOpt,
     ErrRegisterJobFuncFailed,
     ErrScheduleFailed,
     ErrStartFailed,
 )
 from qg.jobs.functions import Functions
-from qg.jobs.payloads import Payload, PayloadT, PayloadType, payload_type, payloads_in
-from qg.jobs.telemetry import Telemetry, carrier
+from qg.jobs.payloads import Payload, PayloadT, payloads_in
+from qg.jobs.telemetry import Telemetry
 from qg.polling import Polling
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
@@ -39,7 +38,7 @@ from qg.tables import PollStrategy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Options", "BaseQueue", "Schedule"]
+__all__ = ["BaseQueue", "Options"]
 
 _Result = TypeVar("_Result")
 
@@ -69,15 +68,14 @@ class Options:
             raise ErrInvalidQueueOpt(f"pool_size must be a number of workers, 1 or more, not {self.pool_size!r}")
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A payload that is enqueued at each tick of *cron*."""
+class _Schedules(Protocol):
+    """The schedules of one queue."""
 
-    cron: Cron
-    takes: PayloadType
-    document: Any
-    # The same for equal payloads in every process.
-    key: str
+    def declare(self, schedule: Schedule) -> None:
+        """Let *schedule* fire from now on, when tick() is called."""
+
+    def tick(self) -> float | None:
+        """Fire the schedules that are due; return in how many seconds to come again, None if there are none."""
 
 
 class BaseQueue(ABC):
@@ -88,13 +86,18 @@ class BaseQueue(ABC):
     start(). In a ``with`` block the queue is shut down at the end.
     """
 
-    def __init__(self, options: Options, logger: Logger, telemetry: Telemetry) -> None:
+    def __init__(
+        self, options: Options, logger: Logger, telemetry: Telemetry, schedules: _Schedules, place: object
+    ) -> None:
         if not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
             raise ErrInvalidQueueOpt(f"logger must be a logging.Logger, not {logger!r}")
         git_hash()  # may ask git, for which no transaction should wait
         self._options = options
         self._logger = logger
         self._telemetry = telemetry
+        self._schedules = schedules
+        # The same for queues that can store jobs in one transaction.
+        self._place = place
         self._functions = Functions()
         self._conductor = Conductor(f"qg-jobs-{options.queue}", logger, options.poll_interval)
         self._process = os.getpid()
@@ -139,12 +142,12 @@ class BaseQueue(ABC):
             success = False
             try:
                 self._check_job_options(priority, run_at)
-                ctx = _ctx_here()
+                ctx = ctx_here()
                 drafts = [
-                    _job(takes.name, _document(takes, takes.encode(each), ctx), self._options.queue, priority, run_at)
+                    draft(takes, takes.encode(each), ctx, self._options.queue, priority, run_at)
                     for takes, each in payloads
                 ]
-                ids = self._store_somewhere(drafts, current_tx.get() if tx is None else tx)
+                ids = self._store_in_transaction(drafts, current_tx.get() if tx is None else tx)
                 success = True
             finally:
                 self._telemetry.count_enqueued([takes.name for takes, _ in payloads], success=success)
@@ -166,6 +169,7 @@ class BaseQueue(ABC):
         self._require_usable(ErrRegisterJobFuncFailed)
         self._functions.add(fn)
         self._begin_soon()
+        self._announce_functions()
         return fn
 
     def schedule(self, spec: str, job: Payload) -> None:
@@ -183,16 +187,11 @@ class BaseQueue(ABC):
                 Nothing is recorded then.
         """
         self._require_usable(ErrScheduleFailed)
-        cron = parse_spec(spec)
+        schedule = Schedule.of(spec, job)
         try:
-            takes = payload_type(type(job))
-            schedule = Schedule(cron, takes, takes.encode(job), takes.key(job))
-        except ErrInvalidJobType as error:
-            raise ErrScheduleFailed(str(error)) from error
-        try:
-            self._declare(schedule)
+            self._schedules.declare(schedule)
         except Exception as error:  # of psycopg2 or of the source
-            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {_cause(error)}") from error
+            raise ErrScheduleFailed(f"the schedule {schedule.cron.spec!r} wasn't recorded: {_cause(error)}") from error
         self._begin_soon()
 
     def start(self) -> None:
@@ -206,7 +205,7 @@ class BaseQueue(ABC):
         self._require_usable(ErrStartFailed)
         self._asked_to_start = True
         self._conductor.carry_out("start", self._start)
-        self._conductor.carry_out("tick", self._tick)
+        self._conductor.carry_out("tick", self._schedules.tick)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let running jobs end, take no new ones, fire no schedule, and wait for the end.
@@ -238,16 +237,8 @@ class BaseQueue(ABC):
         """Store all *drafts* or none, in *tx* if it isn't None, and return their ids."""
 
     @abstractmethod
-    def _shares_transaction_of(self, queue: object) -> bool:
-        """Return whether what is enqueued in a JobFunc of *queue* can be stored in that job's transaction."""
-
-    @abstractmethod
-    def _declare(self, schedule: Schedule) -> None:
-        """Let *schedule* fire from now on, when _tick() is called."""
-
-    @abstractmethod
-    def _tick(self) -> float | None:
-        """Fire the schedules that are due; return in how many seconds the next one is."""
+    def _announce_functions(self) -> None:
+        """Let workers, or whoever looks at the queue from outside, know of a function that was added."""
 
     @abstractmethod
     def _start_workers(self) -> None:
@@ -262,16 +253,17 @@ class BaseQueue(ABC):
         """Work no more jobs; return whether all that were running ended within *timeout* seconds."""
 
     def _begin_soon(self) -> None:
-        """See to what is new: at once if the queue works already, otherwise when nothing more has come for a while."""
+        """Start to work and to fire schedules: at once after start(), otherwise one poll interval from now."""
         after = 0.0 if self._working or self._asked_to_start else self._options.poll_interval
         self._conductor.carry_out("start", self._start, after)
-        self._conductor.carry_out("tick", self._tick, after)
+        self._conductor.carry_out("tick", self._schedules.tick, after)
 
     def _start(self) -> None:
+        """Start the workers, once there is a function."""
         if not (self._working or self._stopped) and self._functions.job_types:
             self._start_workers()
             self._working = True
-            if self._stopped:  # meanwhile, by somebody who couldn't wait
+            if self._stopped:  # a shutdown that couldn't wait came while the workers started
                 self._ask_workers_to_stop(0.0)
 
     def _check_job_options(self, priority: int, run_at: datetime | None) -> None:
@@ -280,7 +272,7 @@ class BaseQueue(ABC):
         except ErrInvalidJob as error:
             raise ErrInvalidJobOpt(str(error)) from error
 
-    def _store_somewhere(self, drafts: list[Job], tx: object) -> list[int]:
+    def _store_in_transaction(self, drafts: list[Job], tx: object) -> list[int]:
         """Store all *drafts* or none: in *tx*, in the running job's transaction, or at once."""
         try:
             scope = current_scope.get()
@@ -289,7 +281,7 @@ class BaseQueue(ABC):
             with scope.mutex:
                 if scope.over:
                     return self._store_unless_stopped(drafts, tx)
-                if tx is None and self._shares_transaction_of(scope.queue):
+                if tx is None and scope.place == self._place:
                     tx = scope.tx
                 # A job that still runs may enqueue while its own queue is shut down.
                 return self._store(drafts, tx) if scope.queue is self else self._store_unless_stopped(drafts, tx)
@@ -310,28 +302,6 @@ class BaseQueue(ABC):
             raise kind("this queue was shut down; create another one")
         if self._process != os.getpid():
             raise kind("this queue was made before a fork and can only enqueue here; create one in each process")
-
-    def _job_of(self, schedule: Schedule) -> Job:
-        """Return the job of one tick."""
-        document = _document(schedule.takes, schedule.document, _ctx_here())
-        return _job(schedule.takes.name, document, self._options.queue, 0)
-
-
-def _job(job_type: str, document: Any, queue: str, priority: int, run_at: datetime | None = None) -> Job:
-    """Return the job that holds *document*, which Go has for its args, and Ruby's tables in an array."""
-    job = Job(job_type, document, queue, priority, run_at)
-    job._one_argument = True
-    return job
-
-
-def _ctx_here() -> PersistenceCTXPayload:
-    """Return what goes along with a job that is enqueued here and now."""
-    return PersistenceCTXPayload(current_user.get() or "", carrier())
-
-
-def _document(takes: PayloadType, data: Any, ctx: PersistenceCTXPayload) -> dict[str, Any]:
-    """Return what is stored of a payload that is *data*."""
-    return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
 
 
 def _cause(error: Exception) -> str:

@@ -24,6 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from qg.failures import Logger
 from qg.job import Job
+from qg.jobs.envelope import PersistencePayload
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["JobSpan", "Telemetry", "carrier"]
@@ -72,12 +73,12 @@ class Telemetry:
 class JobSpan:
     """The span and the metrics of one attempt at *job*.
 
-    The span is the child of the one whose *headers* came with the job. It ends when the attempt is
+    The span is the child of the one whose headers are in the *envelope* of the job. It ends when the attempt is
     settled, so a commit that fails is its failure. Telemetry that raises is logged and costs the job
     nothing.
     """
 
-    def __init__(self, telemetry: Telemetry, job: Job, headers: Mapping[str, str], logger: Logger) -> None:
+    def __init__(self, telemetry: Telemetry, job: Job, envelope: PersistencePayload | None, logger: Logger) -> None:
         self._telemetry = telemetry
         self._logger = logger
         self._job_type = job.type
@@ -85,7 +86,7 @@ class JobSpan:
         self._span: Span = INVALID_SPAN
         self._context = otel.get_current()
         try:
-            self._begin(job, headers)
+            self._begin(job, envelope.ctx.carrier if envelope else {})
         except Exception:  # of somebody's span processor
             self._logger.exception("telemetry_failed type=%s", self._job_type)
 

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from support import PATIENCE, Database
 
+import qg
 from qg import jobs
+from qg.jobs.schedules import Schedules
+from qg.jobs.telemetry import Telemetry
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,22 @@ def make_queue(jobs_database: Database) -> Iterator[Callable[..., jobs.PostgresJ
 @pytest.fixture
 def queue(make_queue: Callable[..., jobs.PostgresJobs]) -> jobs.PostgresJobs:
     return make_queue()
+
+
+@pytest.fixture
+def make_schedules(jobs_database: Database) -> Iterator[Callable[..., Schedules]]:
+    """A function that returns the schedules of a queue, each with a client of its own; they fire at tick()."""
+    clients: list[qg.Client] = []
+
+    def make(queue: str = "", telemetry: Telemetry | None = None) -> Schedules:
+        clients.append(qg.Client(jobs_database.dsn))
+        return Schedules(clients[-1], queue, telemetry or Telemetry(None, None))
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def schedules(make_schedules: Callable[..., Schedules]) -> Schedules:
+    return make_schedules()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from insides import pending, store_of, workers
+from insides import pending, schedules_in, store_of, workers
 from support import PATIENCE, VERSION, Database, eventually, name_of
 
 import qg
@@ -131,7 +131,7 @@ class Queues:
     def schedules(self, queue: Any) -> int:
         """How many schedules are recorded."""
         if self._database is None:
-            return len(queue._ticks)
+            return schedules_in(queue)
         return int(self._database.value("SELECT count(*) FROM qg_jobs_schedule"))
 
     def end(self) -> None:

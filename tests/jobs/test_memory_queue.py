@@ -21,6 +21,10 @@ from support import PATIENCE, Database, eventually
 
 import qg
 from qg import jobs
+from qg.jobs.drafts import Schedule
+from qg.jobs.memory_schedules import MemorySchedules
+from qg.jobs.memory_store import MemoryStore
+from qg.jobs.telemetry import Telemetry
 
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
@@ -301,17 +305,19 @@ def test_a_queue_by_default_logs_to_qg_and_otherwise_where_it_is_told(
         assert [record.name for record in caplog.records] == [name, name]
 
 
-def test_missed_ticks_come_to_one(make_queue: Callable[..., jobs.MemoryQueue]) -> None:
-    queue = make_queue(poll_interval=3600.0)
-    queue.schedule("@every 1h", Sweep())
-    queue.schedule("@yearly", Greet(1))
-    ((key, (schedule, tick)), _) = queue._ticks.items()
-    queue._ticks[key] = schedule, tick - timedelta(hours=5)
-    assert queue._tick() is not None
-    assert [row.type.rsplit(".", 1)[1] for row in store_of(queue).waiting()] == ["Sweep"]
-    assert queue._ticks[key] == (schedule, tick)
-    queue._tick()
-    assert count(queue) == 1
+def test_missed_ticks_come_to_one() -> None:
+    time = datetime(2026, 11, 25, 12, 20, tzinfo=timezone.utc)
+    store = MemoryStore()
+    schedules = MemorySchedules(store, "", Telemetry(None, None), lambda: time)
+    schedules.declare(Schedule.of("@every 1h", Sweep()))
+    schedules.declare(Schedule.of("@yearly", Greet(1)))
+    first, _ = schedules.next_ticks
+    time += timedelta(hours=5, minutes=30)
+    assert schedules.tick() == 1800.0
+    assert [row.type.rsplit(".", 1)[1] for row in store.waiting()] == ["Sweep"]
+    assert schedules.next_ticks[0] == first + timedelta(hours=5)
+    schedules.tick()
+    assert len(store.rows()) == 1
 
 
 def test_two_thousand_jobs_are_enqueued_and_worked_in_a_few_seconds(

@@ -23,6 +23,7 @@ from support import PATIENCE, Database, as_args, eventually
 
 import qg
 from qg import jobs
+from qg.jobs.memory_store import MemoryStore
 
 LONG = 3600.0
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -639,7 +640,8 @@ def test_enqueued_jobs_are_counted_by_type_and_success(
     def refuse(*arguments: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr(queue, "_store", refuse)
+    monkeypatch.setattr(qg.Client, "enqueue", refuse)
+    monkeypatch.setattr(MemoryStore, "add", refuse)
     with pytest.raises(jobs.ErrEnqueueFailed, match="no room"):
         queue.enqueue(Sweep())
     assert telemetry.counts("qg_client_enqueue") == {
