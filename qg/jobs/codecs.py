@@ -102,7 +102,7 @@ class _ByPydantic:
         try:
             return self._adapter.validate_json(json.dumps(document))
         except ValidationError as error:
-            # Its own message quotes the values, too.
+            # The message of pydantic quotes the values.
             wrong = (f"{each['loc'][0] if each['loc'] else 'it'}: {each['msg']}" for each in error.errors())
             raise ValueError("; ".join(wrong)) from None
 
@@ -114,7 +114,7 @@ def _pydantic_names(cls: Any) -> frozenset[str]:
 
 
 def codec_of(cls: Any) -> Codec | None:
-    """Return how instances of *cls* are stored, None if they are no payloads; raises what its annotations do."""
+    """Return how instances of *cls* are stored, None if they are no payloads. Raises whatever its annotations raise."""
     if "__pydantic_validator__" in vars(cls):
         return _ByPydantic(cls)
     if issubclass(cls, msgspec.Struct):
@@ -126,7 +126,7 @@ def codec_of(cls: Any) -> Codec | None:
 
 
 def field_names(cls: Any) -> list[str] | None:
-    """Return the fields of *cls* by the names of their attributes, None if it isn't of a kind that has any."""
+    """Return the fields of *cls* by the names of their attributes, None if it is of a kind without fields."""
     if dataclasses.is_dataclass(cls):
         return [field.name for field in dataclasses.fields(cls)]
     if hasattr(cls, "__attrs_attrs__"):
@@ -143,5 +143,5 @@ def _is_named_tuple(cls: type) -> bool:
 
 
 def without_value(error: Exception) -> str:
-    """Return what msgspec says without the value that it quotes, which is nobody's business in a log."""
+    """Return the message of *error*, which is msgspec's, without the value it quotes: logs hold no values."""
     return re.sub(r"(Invalid (?:enum )?value)(?! - at) .*?( - at .*)?$", r"\1\2", str(error), flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Conductor: the thread that does what a queue has to do at some time, and does it again where it failed."""
+"""Conductor: the thread of a queue that carries out its duties, each when it is due."""
 
 from __future__ import annotations
 

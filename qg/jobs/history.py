@@ -92,7 +92,7 @@ class AttemptHistory:
         row, args = self._row, self._row.args
         if self._envelope is not None:
             processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
-            with suppress(ValueError):  # a number beyond Python's stays as it is
+            with suppress(ValueError):  # args with a number that Python can't hold stay as they are
                 args = json.dumps(processed.to_builtins(), allow_nan=False)
         return (
             row.id,

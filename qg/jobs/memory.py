@@ -37,10 +37,10 @@ _PLACE = "memory"
 class MemoryQueue(BaseQueue):
     """A queue in this process, whose jobs end with it. Mirrors Go's ``MemoryQueue`` and ``NewMemoryQueue``.
 
-    Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job whose
-    type has no function waits for it. In a JobFunc ``ctx.tx`` is None; the jobs it enqueues are
-    dropped if it fails. A transaction given as ``tx=`` or by transaction() belongs to no memory
-    queue: with it jobs are enqueued at once.
+    Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job waits
+    as long as its type has no function. In a JobFunc ``ctx.tx`` is None; the jobs that it enqueues
+    are dropped if it fails. With ``tx=`` or in transaction() jobs are enqueued at once, since no
+    transaction reaches into memory.
 
     Args:
         queue, poll_interval, pool_size, poll_strategy, meter_provider, tracer_provider: as for

@@ -45,8 +45,11 @@ class MemorySchedules:
         with self._mutex:
             for key, (schedule, tick) in self._declared.items():
                 if tick <= now:
-                    self._enqueue(schedule)
-                    self._declared[key] = schedule, schedule.cron.after(tick, now)
+                    with self._telemetry.enqueuing():
+                        self._store.add(self._store.rows_for([schedule.job(self._queue)]))
+                        # Here, so that telemetry which raises at the end of its span repeats no tick.
+                        self._declared[key] = schedule, schedule.cron.after(tick, now)
+                    self._telemetry.count_enqueued([schedule.takes.name], success=True)
             ticks = self.next_ticks
         return max((min(ticks) - self._now()).total_seconds(), 0.0) if ticks else None
 
@@ -55,8 +58,3 @@ class MemorySchedules:
         """When each schedule ticks next, in the order in which they were declared."""
         with self._mutex:
             return [tick for _, tick in self._declared.values()]
-
-    def _enqueue(self, schedule: Schedule) -> None:
-        with self._telemetry.enqueuing():
-            self._store.add(self._store.rows_for([schedule.job(self._queue)]))
-        self._telemetry.count_enqueued([schedule.takes.name], success=True)

@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Options:
-    """What is said of every queue that runs jobs when it is made.
+    """The options that every queue has which runs jobs.
 
     Raises:
         ErrInvalidQueueOpt: if one of them is out of bounds.
@@ -59,7 +59,7 @@ class Options:
     def __post_init__(self) -> None:
         try:
             check_queue(self.queue)
-            if self.poll_interval is None:  # for which others read the environment
+            if self.poll_interval is None:  # a worker of the core would read the environment
                 raise ErrInvalidOption("poll_interval must be a number of seconds, not None")
             Polling(self.queue, self.poll_interval, 1, self.poll_strategy, False)
         except ErrInvalidOption as error:
@@ -82,8 +82,15 @@ class BaseQueue(ABC):
     """A queue that runs jobs: what doesn't depend on where they are stored.
 
     Safe to use from any thread. Work begins one poll interval after the last call of
-    register_job_func() or schedule(), so that all functions are known by then, or at once by
-    start(). In a ``with`` block the queue is shut down at the end.
+    register_job_func() or schedule(): by then all functions are known. With start() it begins at
+    once. In a ``with`` block the queue is shut down at the end.
+
+    Args:
+        options: checked already.
+        logger: what the queue and its functions log to.
+        telemetry: is told of each job.
+        schedules: what schedule() declares, and fires.
+        place: the same for queues that can store jobs in one transaction.
     """
 
     def __init__(
@@ -96,7 +103,6 @@ class BaseQueue(ABC):
         self._logger = logger
         self._telemetry = telemetry
         self._schedules = schedules
-        # The same for queues that can store jobs in one transaction.
         self._place = place
         self._functions = Functions()
         self._conductor = Conductor(f"qg-jobs-{options.queue}", logger, options.poll_interval)
@@ -116,10 +122,10 @@ class BaseQueue(ABC):
     ) -> list[int]:
         """Store *job* to be worked once, and return its id; of a list or tuple each one, all or none.
 
-        In the transaction *tx*, otherwise in that of transaction() around the call, otherwise, in a
-        JobFunc, in that of the running job if it is in the same database. The jobs live and die with
-        it; it is neither committed nor rolled back. Where there is none they are committed at once.
-        Mirrors Go's ``Enqueue``.
+        The transaction is *tx*. Without *tx* it is that of transaction() around the call. Without that
+        too it is, in a JobFunc, that of the running job, if this queue is in the same database. The
+        jobs live and die with the transaction, which is neither committed nor rolled back here. With
+        no transaction at all they are committed at once. Mirrors Go's ``Enqueue``.
 
         Args:
             job: a payload: an instance of a dataclass, NamedTuple, msgspec.Struct, attrs class or
@@ -134,8 +140,8 @@ class BaseQueue(ABC):
         Raises:
             ErrInvalidJobType: if *job* is no payload, or one that JSON can't hold.
             ErrInvalidJobOpt: if another argument is out of bounds.
-            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then, unless
-                the connection was lost in the very commit.
+            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then. Only if
+                the connection was lost during the commit, nobody knows.
         """
         with self._telemetry.enqueuing():
             payloads = payloads_in(job)
@@ -173,7 +179,7 @@ class BaseQueue(ABC):
         return fn
 
     def schedule(self, spec: str, job: Payload) -> None:
-        """Enqueue *job* at each tick of *spec*, once however many processes say so. Mirrors Go's ``Schedule``.
+        """Enqueue *job* at each tick of *spec*, once for all processes that say so. Mirrors Go's ``Schedule``.
 
         Ticks that pass while no process declares this schedule come to one.
 
@@ -195,7 +201,7 @@ class BaseQueue(ABC):
         self._begin_soon()
 
     def start(self) -> None:
-        """Begin to work now, and not wait for more functions any more; a second call does nothing.
+        """Begin to work now, without waiting for more functions; a second call does nothing.
 
         Workers start when there is a function. What fails is logged and tried again.
 
@@ -210,8 +216,8 @@ class BaseQueue(ABC):
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let running jobs end, take no new ones, fire no schedule, and wait for the end.
 
-        May be called again, and from any thread. From a JobFunc or a signal handler it can't wait and
-        doesn't. Mirrors Go's ``Shutdown``, with a timeout that works.
+        May be called again, and from any thread. In a JobFunc and in a signal handler it doesn't wait,
+        since it can't. Mirrors Go's ``Shutdown``, with a timeout that works.
 
         Args:
             timeout: how many seconds to wait at the most; None waits as long as it takes.
@@ -220,7 +226,7 @@ class BaseQueue(ABC):
             Whether all jobs have ended. Those that still run are named in the log.
         """
         if self._process != os.getpid():
-            return True  # a fork has none of the threads
+            return True  # a forked process has none of the threads
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped = True
         self._conductor.stop()

@@ -1,4 +1,4 @@
-"""Spans and metrics, by OpenTelemetry's API: without an SDK they go nowhere."""
+"""Spans and metrics, through OpenTelemetry's API; a program without its SDK records none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["JobSpan", "Telemetry", "carrier"]
 
 _SCOPE = "qg.jobs"
 
-# The carrier is stored and read by other programs, so it is W3C's whatever this one is set to.
+# Other programs read the carrier, so its form is W3C's, whatever propagator this program has set.
 _propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 
 
@@ -65,7 +65,7 @@ class Telemetry:
         return self.tracer.start_as_current_span("enqueue", kind=SpanKind.PRODUCER)
 
     def count_enqueued(self, job_types: list[str], *, success: bool) -> None:
-        """Count jobs that were enqueued, or should have been."""
+        """Count jobs that were enqueued, or that could not be."""
         for job_type, count in Counter(job_types).items():
             self.enqueued.add(count, {"job_type": job_type, "success": success})
 

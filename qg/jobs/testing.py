@@ -25,7 +25,7 @@ class TestAssertions:
         on_failure: is told of each assertion that fails.
     """
 
-    __test__ = False  # its name is no test's
+    __test__ = False  # pytest takes a class of such a name for a test
 
     def __init__(self, jobs: Callable[[], list[Any]], on_failure: Callable[[str], object] | None = None) -> None:
         self._payloads = jobs

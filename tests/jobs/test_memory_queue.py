@@ -320,6 +320,24 @@ def test_missed_ticks_come_to_one() -> None:
     assert len(store.rows()) == 1
 
 
+def test_telemetry_that_raises_at_the_end_of_a_tick_doesnt_repeat_the_tick() -> None:
+    class RaisesAtTheEnd(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise OSError("the collector is away")
+
+    provider = TracerProvider()
+    provider.add_span_processor(RaisesAtTheEnd())
+    time = datetime(2026, 11, 25, 12, 20, tzinfo=timezone.utc)
+    store = MemoryStore()
+    schedules = MemorySchedules(store, "", Telemetry(None, provider), lambda: time)
+    schedules.declare(Schedule.of("@every 1h", Sweep()))
+    time += timedelta(hours=1)
+    with pytest.raises(OSError, match="the collector is away"):
+        schedules.tick()
+    assert schedules.tick() == 3600.0
+    assert len(store.rows()) == 1
+
+
 def test_two_thousand_jobs_are_enqueued_and_worked_in_a_few_seconds(
     make_queue: Callable[..., jobs.MemoryQueue],
 ) -> None:
