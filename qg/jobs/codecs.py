@@ -67,17 +67,18 @@ class _ByName:
             [(name, hints.get(name, Any), *([defaults[name]] if name in defaults else [])) for name in cls._fields],
             kw_only=True,
         )
-        self.fields = frozenset(cls._fields)
+        self._names: tuple[str, ...] = cls._fields
+        self.fields = frozenset(self._names)
 
     def encode(self, payload: Any) -> Any:
         return msgspec.to_builtins(self.plain(payload), str_keys=True)
 
     def plain(self, payload: Any) -> Any:
-        return payload._asdict()
+        return dict(zip(self._names, payload, strict=True))
 
     def decode(self, document: Any) -> Any:
         struct = msgspec.convert(document, self._struct, str_keys=True)
-        return self._cls(**{name: getattr(struct, name) for name in self._cls._fields})
+        return self._cls(**{name: getattr(struct, name) for name in self._names})
 
 
 class _ByPydantic:
@@ -101,7 +102,7 @@ class _ByPydantic:
         try:
             return self._adapter.validate_json(json.dumps(document))
         except ValidationError as error:
-            # Its own message quotes the values, too.
+            # The message of pydantic quotes the values.
             wrong = (f"{each['loc'][0] if each['loc'] else 'it'}: {each['msg']}" for each in error.errors())
             raise ValueError("; ".join(wrong)) from None
 
@@ -113,7 +114,7 @@ def _pydantic_names(cls: Any) -> frozenset[str]:
 
 
 def codec_of(cls: Any) -> Codec | None:
-    """Return how instances of *cls* are stored, None if they are no payloads; raises what its annotations do."""
+    """Return how instances of *cls* are stored, None if they are no payloads. Raises whatever its annotations raise."""
     if "__pydantic_validator__" in vars(cls):
         return _ByPydantic(cls)
     if issubclass(cls, msgspec.Struct):
@@ -125,7 +126,7 @@ def codec_of(cls: Any) -> Codec | None:
 
 
 def field_names(cls: Any) -> list[str] | None:
-    """Return the fields of *cls* by the names of their attributes, None if it isn't of a kind that has any."""
+    """Return the fields of *cls* by the names of their attributes, None if it is of a kind without fields."""
     if dataclasses.is_dataclass(cls):
         return [field.name for field in dataclasses.fields(cls)]
     if hasattr(cls, "__attrs_attrs__"):
@@ -142,5 +143,5 @@ def _is_named_tuple(cls: type) -> bool:
 
 
 def without_value(error: Exception) -> str:
-    """Return what msgspec says without the value that it quotes, which is nobody's business in a log."""
+    """Return the message of *error*, which is msgspec's, without the value it quotes: logs hold no values."""
     return re.sub(r"(Invalid (?:enum )?value)(?! - at) .*?( - at .*)?$", r"\1\2", str(error), flags=re.DOTALL)

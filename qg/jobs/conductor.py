@@ -1,23 +1,38 @@
-"""Conductor: the thread that does what a queue has to do at some time, and does it again where it failed."""
+"""Conductor: the thread of a queue that carries out its duties, each when it is due."""
 
 from __future__ import annotations
 
 import queue as queues
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+
+import psycopg2
 
 from qg.backoff import reconnect_pause
+from qg.errors import QgError
 from qg.failures import Logger, one_line
 
-__all__ = ["Conductor", "Duty"]
+__all__ = ["Act", "Conductor", "run_until_told_to_stop"]
 
 # Some systems can't wait for months.
 _LONGEST_WAIT_SECONDS = 86_400.0
+# A duty that is always due at once makes no hot loop, and neither does a thread that always breaks down.
+_SHORTEST_WAIT_SECONDS = 0.01
+_PAUSE_AFTER_BREAKDOWN_SECONDS = 0.1
 
-Duty = Callable[[], "float | None"]
-"""Does something, and returns in how many seconds it is due again; None means not any more."""
+Act = Callable[[], "float | None"]
+"""Carries out a duty, and returns in how many seconds it is due again; None means not any more."""
+
+
+@dataclass(frozen=True)
+class _Duty:
+    name: str
+    act: Act
+    due: float
 
 
 class Conductor:
@@ -37,26 +52,39 @@ class Conductor:
         self._longest_pause = longest_pause
         # A signal handler may interrupt the thread that holds it.
         self._mutex = threading.RLock()
-        self._due: dict[Duty, float] = {}
-        self._failures: dict[Duty, int] = {}
+        self._duties: dict[str, _Duty] = {}
+        self._failures: dict[str, int] = {}
+        # It can be put to at any point of a signal handler.
         self._wakeups: queues.SimpleQueue[None] = queues.SimpleQueue()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def carry_out(self, duty: Duty, after: float = 0.0) -> None:
-        """Carry out *duty* in *after* seconds; what was said of it before doesn't count any more."""
+    @property
+    def pending(self) -> dict[str, float]:
+        """When each duty that waits is due, by its name, as time.monotonic() counts. One under way doesn't wait."""
+        with self._mutex:
+            return {duty.name: duty.due for duty in self._duties.values()}
+
+    def carry_out(self, name: str, act: Act, after: float = 0.0) -> None:
+        """Carry out the duty *name* in *after* seconds, by calling *act*. A time set for it before is dropped."""
         with self._mutex:
             if self._stopping:
                 return
-            self._due[duty] = time.monotonic() + after
+            self._duties[name] = _Duty(name, act, time.monotonic() + after)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread = threading.Thread(
+                    target=run_until_told_to_stop, args=(self._run, self._logger), name=self._name, daemon=True
+                )
                 self._thread.start()
-        self._wakeups.put(None)
+        self.wake()
 
     def stop(self) -> None:
-        """Begin nothing more; join() waits for the end."""
+        """Begin no duty any more; join() waits for the one under way. Safe in a signal handler."""
         self._stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the thread look anew at what it has to do. Safe in a signal handler."""
         self._wakeups.put(None)
 
     def join(self, timeout: float | None = None) -> bool:
@@ -67,38 +95,71 @@ class Conductor:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        """Carry out duties until stop() is called."""
         while not self._stopping:
             duty, seconds = self._next()
             if duty is None:
                 with suppress(queues.Empty):
                     self._wakeups.get(timeout=seconds)
             else:
-                self._do(duty)
+                self._carry_out_now(duty)
 
-    def _next(self) -> tuple[Duty | None, float | None]:
-        """Return the duty that is due, or how many seconds there are until one is."""
+    def _next(self) -> tuple[_Duty | None, float | None]:
+        """Return the duty that is due, or the seconds until one is; neither if there is no duty."""
         with self._mutex:
-            if not self._due:
+            if not self._duties:
                 return None, None
-            duty = min(self._due, key=self._due.__getitem__)
-            seconds = self._due[duty] - time.monotonic()
+            duty = min(self._duties.values(), key=lambda each: each.due)
+            seconds = duty.due - time.monotonic()
             if seconds > 0:
                 return None, min(seconds, _LONGEST_WAIT_SECONDS)
-            del self._due[duty]
+            del self._duties[duty.name]
             return duty, None
 
-    def _do(self, duty: Duty) -> None:
+    def _carry_out_now(self, duty: _Duty) -> None:
+        failures = self._failures.get(duty.name, 0) + 1
+        # Whatever is raised, by the duty or by the logger, the duty isn't forgotten.
+        again: float | None = reconnect_pause(failures, self._longest_pause)
         try:
-            again = duty()
-            self._failures.pop(duty, None)
-        except Exception as error:  # of psycopg2 or of the source; the thread outlives them all
-            failures = self._failures[duty] = self._failures.get(duty, 0) + 1
+            again = duty.act()
+            self._failures.pop(duty.name, None)
+        except Exception as error:
+            self._failures[duty.name] = failures
             if failures == 1 and not self._stopping:
-                name = getattr(duty, "__name__", "duty").strip("_")
-                self._logger.error(
-                    "%s_failed %s: %s; trying again until it is done", name, type(error).__name__, one_line(error)
-                )
-            again = reconnect_pause(failures, self._longest_pause)
-        if again is not None:
-            with self._mutex:
-                self._due.setdefault(duty, time.monotonic() + again)
+                self._log(duty, error)
+        finally:
+            if again is not None:
+                due = time.monotonic() + max(again, _SHORTEST_WAIT_SECONDS)
+                with self._mutex:
+                    # Meanwhile somebody may have set another time for it.
+                    self._duties.setdefault(duty.name, _Duty(duty.name, duty.act, due))
+
+    def _log(self, duty: _Duty, error: Exception) -> None:
+        self._logger.error(
+            "%s_failed %s: %s; trying again until it is done",
+            duty.name,
+            type(error).__name__,
+            one_line(error),
+            # What the database says, or one of our own errors, explains itself. Anything else may be a bug.
+            exc_info=None if isinstance(error, (psycopg2.Error, QgError)) else error,
+        )
+
+
+def run_until_told_to_stop(run: Callable[[], None], logger: Logger) -> None:
+    """Call *run*, which returns when it is told to stop, in a thread that doesn't end before.
+
+    What *run* raises is logged with its traceback, and *run* is called again.
+    """
+    while True:
+        try:
+            return run()
+        except BaseException:  # SystemExit too, which would end the thread without a word
+            _log_breakdown(logger)
+            time.sleep(_PAUSE_AFTER_BREAKDOWN_SECONDS)
+
+
+def _log_breakdown(logger: Logger) -> None:
+    try:
+        logger.exception("thread_failed name=%s: it goes on", threading.current_thread().name)
+    except BaseException:  # the logger itself raises, so the traceback goes to where there is no logger
+        traceback.print_exc()

@@ -19,11 +19,11 @@ __all__ = [
     "CTX_JOB_ID",
     "Context",
     "JobLogger",
-    "RunningJob",
+    "JobScope",
     "current_tx",
     "current_user",
     "from_context",
-    "running_job",
+    "current_scope",
     "transaction",
     "user",
 ]
@@ -39,21 +39,22 @@ current_user: ContextVar[str | None] = ContextVar("qg.jobs.user", default=None)
 
 
 class _Line(str):
-    """A message with the job behind it, into whose first part alone logging fills the arguments."""
+    """A log line: a message, and the job behind it. Logging fills its arguments into the message alone."""
 
+    message: str
+    job: str
+
+    # It has no __init__, since str(line), which logging calls, would call that with the line alone.
     def __new__(cls, message: Any, job: str) -> _Line:
         line = super().__new__(cls, f"{message} {job}")
-        line._parts = (str(message), job)
+        line.message, line.job = str(message), job
         return line
-
-    _parts: tuple[str, str]
 
     def __str__(self) -> str:
         return self
 
     def __mod__(self, arguments: Any) -> str:
-        message, job = self._parts
-        return f"{message % arguments} {job}"
+        return f"{self.message % arguments} {self.job}"
 
 
 class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no parameters at run time in Python 3.10
@@ -66,20 +67,24 @@ class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no p
         return _Line(msg, " ".join(f"{key}={value}" for key, value in job.items())), kwargs
 
 
-class RunningJob:
-    """The job that is running here.
+class JobScope:
+    """What enqueue() finds inside a JobFunc: whose job runs here, and the transaction of that job.
 
-    A context can outlive its job, in a thread for instance that the JobFunc left behind: whoever
-    uses *tx* holds the *mutex* meanwhile, and only does so while the job isn't *over*.
+    The scope can outlive its job, for instance in a thread that the JobFunc has started. So whoever
+    uses *tx* holds *mutex*, and uses *tx* only while the job isn't *over*.
 
     Attributes:
-        queue: the queue object that runs it.
-        tx: what that queue stores jobs in if they are to live and die with the running one.
+        queue: the queue object that runs the job.
+        tx: where jobs are stored that live and die with the job that runs.
+        place: which queues can store in *tx*: those with the same place.
+        mutex: held by whoever uses *tx*.
+        over: whether the JobFunc has returned.
     """
 
-    def __init__(self, queue: object, tx: Any) -> None:
+    def __init__(self, queue: object, tx: Any, place: object) -> None:
         self.queue = queue
         self.tx = tx
+        self.place = place
         self.mutex = threading.RLock()
         self.over = False
 
@@ -89,7 +94,8 @@ class RunningJob:
             self.over = True
 
 
-running_job: ContextVar[RunningJob | None] = ContextVar("qg.jobs.running", default=None)
+current_scope: ContextVar[JobScope | None] = ContextVar("qg.jobs.scope", default=None)
+"""The scope of the job that is running here."""
 
 
 @dataclass(frozen=True)

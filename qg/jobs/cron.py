@@ -114,8 +114,8 @@ def _every(interval: timedelta) -> Callable[[datetime, datetime], datetime]:
 
 def _calendar(spec: str, expression: str, zone: tzinfo) -> Callable[[datetime, datetime], datetime]:
     def after(tick: datetime, now: datetime) -> datetime:
-        # A clock that was put back doesn't repeat ticks. Cronsim knows no second 2:30 in the night
-        # in which the hour from two to three comes twice, and so it may begin with the first one.
+        # A clock that is put back repeats no tick. In the night in which the hour from two to three
+        # comes twice, cronsim has only the first 2:30, so it may begin with one that is not after *last*.
         last = max(tick, now)
         ticks = (each.astimezone(timezone.utc) for each in CronSim(expression, last.astimezone(zone)))
         return next(each for each in ticks if each > last)
@@ -150,17 +150,18 @@ def _term(spec: str, field: _Field, term: str) -> str:
         raise ErrScheduleFailed(f"the spec {spec!r} has {term!r} for the {field.name}, which means nothing")
     if start is None and int(step or 1) == 1:
         return "*"
-    # Cronsim takes a range of one value with a step for one without an end, and a day that begins
-    # with * for any, as Debian does; */2 doesn't mean any day.
+    # To cronsim a range of one value with a step has no end, and a day that begins with * is any day,
+    # as in Debian's cron. */2 doesn't mean any day. So both are written in another way.
     if first == last:
         return str(first)
     return f"{first}-{last}/{int(step or 1)}"
 
 
 def _without_impossible_day(expression: list[str]) -> str:
-    """Return *expression* in one, without a day of month that can't be where the day of week is enough.
+    """Return *expression* as one string.
 
-    Cronsim before 2.8 refuses such a day.
+    A day of month that never comes is left out where the day of week is enough: cronsim before 2.8
+    refuses such a day.
     """
     minute, hour, day, month, weekday = expression
     if weekday != "*" and day != "*" and min(int(each) for each in re.findall(r"(?:^|,)([0-9]+)", day)) > 29:

@@ -31,7 +31,7 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
         job_data: the payload, as JSON values.
         job_struct_path: module and name of its class.
         git_hash_enqueued: the version of the program that enqueued it.
-        git_hash_processed: the version that worked it; "" but in the history.
+        git_hash_processed: the version that worked it; "" except in the history.
         ctx: what is kept of the context.
     """
 
@@ -45,13 +45,13 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
     def read(cls, args: Any) -> PersistencePayload:
         """Return what *args*, decoded JSON, stand for.
 
-        What can't be read of the context is left out: it costs the trace, not the job.
+        A part of the context that can't be read is left out: the job runs without it.
 
         Raises:
-            ValueError: if that is no job of this package; names the field that is missing or wrong.
+            ValueError: if no job of this package has such args; names the field that is missing or wrong.
         """
         if isinstance(args, list) and len(args) == 1:
-            (args,) = args  # as tables from version 4 on have it
+            (args,) = args  # tables from version 4 on have an array
         if isinstance(args, dict):
             args = {**args, "ctx": _readable_context(args.get("ctx"))}
         try:

@@ -41,7 +41,7 @@ class Functions:
         """Add *fn*, which takes a context and a payload.
 
         Raises:
-            ErrInvalidJobFunc: if it doesn't, or if its payload's type has a function already.
+            ErrInvalidJobFunc: if *fn* takes something else, or if its payload's type has a function already.
         """
         function = _checked(fn)
         name = function.takes.name
@@ -56,6 +56,9 @@ class Functions:
     def get(self, job_type: str) -> Function | None:
         """Return the function for *job_type*, None if there is none."""
         return self._by_type.get(job_type)
+
+    def __contains__(self, job_type: object) -> bool:
+        return job_type in self._by_type
 
     @property
     def job_types(self) -> list[str]:
@@ -84,7 +87,7 @@ def _checked(fn: Any) -> Function:
     cls = _resolved(fn, second)
     try:
         return Function(fn, payload_type(cls))
-    except (ErrInvalidJobType, TypeError) as error:  # TypeError: what isn't even hashable is no type
+    except (ErrInvalidJobType, TypeError) as error:  # TypeError: it can't be hashed, so it is no class
         raise ErrInvalidJobFunc(f"{_name(fn)}: its second parameter, {second.name}, is no payload: {error}") from error
 
 

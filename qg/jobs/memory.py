@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import threading
 import time
-from bisect import insort
-from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
 from qg.failures import Logger, describe, headline, seconds_until_retry
-from qg.fields import decode, draft_of
 from qg.job import Job
-from qg.jobs.context import RunningJob
+from qg.jobs.conductor import run_until_told_to_stop
+from qg.jobs.context import JobScope
+from qg.jobs.core import job_with_row
+from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrInvalidQueueOpt
-from qg.jobs.queue import Options, RunningQueue, Schedule
-from qg.jobs.running import read_envelope, run_job_func
-from qg.jobs.telemetry import Run, Telemetry
+from qg.jobs.job_func import read_envelope, run_job_func
+from qg.jobs.memory_schedules import MemorySchedules
+from qg.jobs.memory_store import MemoryStore, utc_now
+from qg.jobs.queue import BaseQueue, Options
+from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["MemoryQueue"]
 
-_ORDERS: dict[PollStrategy, Callable[[Row], tuple[object, ...]]] = {
-    PollStrategy.PRIORITY: lambda row: (row.priority, row.due, row.id),
-    PollStrategy.RUN_AT: lambda row: (row.due, row.priority, row.id),
-}
+# All queues in memory can store what the JobFunc of another one enqueues.
+_PLACE = "memory"
 
 
-class MemoryQueue(RunningQueue):
+class MemoryQueue(BaseQueue):
     """A queue in this process, whose jobs end with it. Mirrors Go's ``MemoryQueue`` and ``NewMemoryQueue``.
 
-    Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job whose
-    type has no function waits for it. In a JobFunc ``ctx.tx`` is None; the jobs it enqueues are
-    dropped if it fails. A transaction given as ``tx=`` or by transaction() belongs to no memory
-    queue: with it jobs are enqueued at once.
+    Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job waits
+    as long as its type has no function. In a JobFunc ``ctx.tx`` is None; the jobs that it enqueues
+    are dropped if it fails. With ``tx=`` or in transaction() jobs are enqueued at once, since no
+    transaction reaches into memory.
 
     Args:
         queue, poll_interval, pool_size, poll_strategy, meter_provider, tracer_provider: as for
@@ -66,150 +65,111 @@ class MemoryQueue(RunningQueue):
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         options = Options(queue, poll_interval, pool_size, poll_strategy)
-        super().__init__(options, logger or logging.getLogger("qg"), Telemetry(meter_provider, tracer_provider))
+        telemetry = Telemetry(meter_provider, tracer_provider)
+        self._memory = MemoryStore(poll_strategy)
+        schedules = MemorySchedules(self._memory, queue, telemetry)
+        super().__init__(options, logger or logging.getLogger("qg"), telemetry, schedules, _PLACE)
         if not callable(backoff):
             raise ErrInvalidQueueOpt(f"backoff must be a function from error count to seconds, not {backoff!r}")
         self._backoff = backoff
-        self._ids = itertools.count(1)
-        # Guards what follows; told of each change. A signal handler may interrupt who holds it.
-        self._changed = threading.Condition(threading.RLock())
-        self._order = _ORDERS[poll_strategy]
-        self._waiting: list[Row] = []
-        self._running: dict[int, Row] = {}
-        self._ticks: dict[tuple[str, str, str], tuple[Schedule, datetime]] = {}
         self._threads: list[threading.Thread] = []
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
-        now = _now()
-        rows = [
-            Row(next(self._ids), each.queue, each.priority, each.run_at or iso_text(now), each.type, each.args, 0, None)
-            for each in map(draft_of, drafts)
-        ]
+        rows = self._memory.rows_for(drafts)
         if isinstance(tx, _Outbox):
-            tx.append((self, rows))
+            tx.append((self._memory, rows))
         else:
-            self._add(rows)
+            self._memory.add(rows)
         return [row.id for row in rows]
 
-    def _shares_transaction_of(self, queue: object) -> bool:
-        return isinstance(queue, MemoryQueue)
-
-    def _add(self, rows: list[Row]) -> None:
-        with self._changed:
-            for row in rows:
-                insort(self._waiting, row, key=self._order)
-            self._changed.notify_all()
-
-    def _declare(self, schedule: Schedule) -> None:
-        now = _now().replace(microsecond=0)
-        key = (schedule.cron.spec, schedule.takes.name, schedule.key)
-        with self._changed:
-            self._ticks.setdefault(key, (schedule, schedule.cron.after(now, now)))
-
-    def _tick(self) -> float | None:
-        now = _now()
-        with self._changed:
-            for key, (schedule, tick) in self._ticks.items():
-                if tick <= now:
-                    with self._telemetry.enqueuing():
-                        self._store([self._job_of(schedule)], None)
-                    self._telemetry.count_enqueued([schedule.takes.name], success=True)
-                    self._ticks[key] = schedule, schedule.cron.after(tick, now)
-            times = [tick for _, tick in self._ticks.values()]
-        return max((min(times) - _now()).total_seconds(), 0.0) if times else None
-
-    def _begin_soon(self) -> None:
-        super()._begin_soon()
-        self._wake()
+    def _announce_functions(self) -> None:
+        self._memory.wake()
 
     def _start_workers(self) -> None:
-        for number in range(1, self._options.pool_size + 1):
-            thread = threading.Thread(target=self._work, name=f"qg-memory-{number}", daemon=True)
+        # Where a thread could not be started, this is called again for the others.
+        for number in range(len(self._threads) + 1, self._options.pool_size + 1):
+            thread = threading.Thread(
+                target=run_until_told_to_stop, args=(self._run, self._logger), name=f"qg-memory-{number}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
     def _ask_workers_to_stop(self, timeout: float | None) -> None:
-        self._wake()
+        self._memory.stop_taking()
         if in_signal_handler():
             atexit.register(self._stop_workers, timeout)
 
     def _stop_workers(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._wake()
+        self._memory.stop_taking()
         for thread in self._threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-        with self._changed:
-            for row in self._running.values():
-                self._logger.warning("still_running id=%d type=%s: not finished at shutdown", row.id, row.type)
+        for row in self._memory.attempted():
+            self._logger.warning("still_running id=%d type=%s: not finished at shutdown", row.id, row.type)
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _wake(self) -> None:
-        """Let the workers look again."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _work(self) -> None:
-        while (row := self._next()) is not None:
-            try:
-                self._attempt(row)
-            finally:
-                with self._changed:
-                    del self._running[row.id]
-
-    def _next(self) -> Row | None:
-        """Wait for a job that is due and has a function, and return it; None at the end."""
-        with self._changed:
-            while not self._stopped:
-                wait = None
-                for position, row in enumerate(self._waiting):
-                    if self._functions.get(row.type) is None:
-                        continue
-                    seconds = (row.due - _now()).total_seconds()
-                    if seconds <= 0:
-                        self._running[row.id] = self._waiting.pop(position)
-                        return row
-                    wait = min(seconds, threading.TIMEOUT_MAX if wait is None else wait)
-                self._changed.wait(wait)
-        return None
+    def _run(self) -> None:
+        """Work jobs until the store gives none any more; several threads run this."""
+        while (row := self._memory.take(self._functions)) is not None:
+            self._attempt(row)
 
     def _attempt(self, row: Row) -> None:
-        job = Job(row.type, decode(row.args), row.queue, row.priority, row.due)
-        job._row = row
-        envelope = read_envelope(job)
-        run = Run(self._telemetry, job, envelope.ctx.carrier if envelope else {}, self._logger)
-        enqueued = _Outbox()
-        failure: BaseException | None = None
+        """Run the job of *row* once and settle it, whatever the JobFunc, a logger or telemetry raises."""
+        # An attempt that doesn't get as far as its settlement is repeated, and not at once.
+        again: Row | None = _put_off(row, exponential(1))
+        span: JobSpan | None = None
+        error: BaseException | None = None
         try:
-            with run.current():
-                run_job_func(self._functions, job, envelope, RunningJob(self, enqueued), self._logger, None)
-        except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
-            failure = error
-        if failure is None:
-            for queue, rows in enqueued:
-                queue._add(rows)
-            self._logger.info("job_worked id=%d type=%s", row.id, row.type)
-        else:
-            self._settle(row, failure)
-        run.end(failure)
+            job = job_with_row(row)
+            envelope = read_envelope(job)
+            span = JobSpan(self._telemetry, job, envelope, self._logger)
+            outbox = _Outbox()
+            error = self._run_job_func(job, envelope, span, outbox)
+            if error is None:
+                for store, rows in outbox:
+                    store.add(rows)
+            again = self._settle(row, error)
+            self._log(row, error)
+        finally:
+            self._memory.end(row, again)
+            if span is not None:
+                span.end(error)
 
-    def _settle(self, row: Row, error: BaseException) -> None:
-        """See to what becomes of a job that didn't succeed."""
-        if isinstance(error, Discard):
+    def _run_job_func(
+        self, job: Job, envelope: PersistencePayload | None, span: JobSpan, outbox: _Outbox
+    ) -> BaseException | None:
+        """Run the JobFunc for *job*; return what it raised, if it raised something."""
+        try:
+            with span.current():
+                run_job_func(self._functions, job, envelope, JobScope(self, outbox, _PLACE), self._logger, None)
+        except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
+            return error
+        return None
+
+    def _settle(self, row: Row, error: BaseException | None) -> Row | None:
+        """Return how the job of *row* waits after an attempt that raised *error*; None if it is gone."""
+        if error is None or isinstance(error, Discard):
+            return None
+        if isinstance(error, Reschedule):
+            return row._replace(run_at=iso_text(error.at)) if error.at else _put_off(row, error.after or 0)
+        count = row.error_count + 1
+        seconds = seconds_until_retry(self._backoff, count, self._logger)
+        return _put_off(row, seconds)._replace(error_count=count, last_error=describe(error))
+
+    def _log(self, row: Row, error: BaseException | None) -> None:
+        if error is None:
+            self._logger.info("job_worked id=%d type=%s", row.id, row.type)
+        elif isinstance(error, Discard):
             self._logger.warning("job_discarded id=%d type=%s: %s", row.id, row.type, error)
         elif isinstance(error, Reschedule):
             self._logger.info("job_rescheduled id=%d type=%s: %s", row.id, row.type, error)
-            at = error.at or _now() + timedelta(seconds=error.after or 0)
-            self._add([row._replace(run_at=iso_text(at))])
         else:
             self._logger.error("job_failed id=%d type=%s: %s", row.id, row.type, headline(error), exc_info=error)
-            count = row.error_count + 1
-            at = _now() + timedelta(seconds=seconds_until_retry(self._backoff, count, self._logger))
-            self._add([row._replace(run_at=iso_text(at), error_count=count, last_error=describe(error))])
 
 
-class _Outbox(list["tuple[MemoryQueue, list[Row]]"]):
-    """What a JobFunc has enqueued, to come to be if it succeeds."""
+class _Outbox(list["tuple[MemoryStore, list[Row]]"]):
+    """What a JobFunc has enqueued, and where: it is stored if the JobFunc succeeds."""
 
 
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
+def _put_off(row: Row, seconds: float) -> Row:
+    return row._replace(run_at=iso_text(utc_now() + timedelta(seconds=seconds)))

@@ -62,7 +62,7 @@ class PayloadType:
         """Return *payload* as JSON values from which decode() makes its equal.
 
         Raises:
-            ErrInvalidJobType: if there are none; says which field is in the way.
+            ErrInvalidJobType: if there are no such values; names the field.
         """
         try:
             document = self._codec.encode(payload)
@@ -70,7 +70,7 @@ class PayloadType:
             back = self.decode(json.loads(text))
             changed = difference(payload, back, "")
             if changed is None and ("NaN" in text or "Infinity" in text):
-                json.dumps(document, allow_nan=False)  # in a set, say, where it wasn't met; or in a text
+                json.dumps(document, allow_nan=False)  # in a set, say, into which difference() doesn't look
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ErrInvalidJobType(
                 f"a {self.name} can't be stored as JSON: {without_value(error)}; "
@@ -84,7 +84,7 @@ class PayloadType:
         return document
 
     def key(self, payload: Any) -> str:
-        """Return JSON that is the same for equal payloads in every process; sets are sorted there."""
+        """Return JSON that is the same for equal payloads in every process; sets are sorted in it."""
         plain = self._codec.plain(payload)
         return json.dumps(msgspec.to_builtins(plain, order="deterministic", str_keys=True, enc_hook=str))
 
@@ -137,7 +137,7 @@ def payloads_in(job: object) -> list[tuple[PayloadType, Any]]:
     """Return the payloads that *job* is or, as a list or tuple, holds, each with its type.
 
     Raises:
-        ErrInvalidJobType: if there are none, or something else is among them.
+        ErrInvalidJobType: if there is no payload, or something else is among them.
     """
     many = isinstance(job, (list, tuple)) and not hasattr(job, "_fields")
     payloads = list(cast("Sequence[Any]", job)) if many else [job]
@@ -176,8 +176,8 @@ def _path(cls: type) -> str:
 
 
 def _real_module(name: str) -> str:
-    """Return the name under which other processes import the module *name*: a script's isn't ``__main__``."""
-    if name not in ("__main__", "__mp_main__"):  # the second one in a process of multiprocessing
+    """Return the name under which other processes import the module *name*; of a script that is its file's."""
+    if name not in ("__main__", "__mp_main__"):  # multiprocessing has the second one
         return name
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -13,16 +12,18 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.client import Client
-from qg.failures import Logger, one_line
+from qg.failures import Logger
 from qg.handlers import WorkFunc
 from qg.job import Job
-from qg.jobs.attempt import Attempt
-from qg.jobs.envelope import git_hash
+from qg.jobs.context import JobScope
+from qg.jobs.core import is_synchronous, session_of
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
-from qg.jobs.queue import Options, RunningQueue, Schedule
+from qg.jobs.history import AttemptHistory
+from qg.jobs.pool_report import PoolReport
+from qg.jobs.queue import BaseQueue, Options
 from qg.jobs.schedules import Schedules
-from qg.jobs.tables import JOBS_TABLE, REPORT_POOL, require_tables
+from qg.jobs.tables import JOBS_TABLE, require_tables
 from qg.jobs.telemetry import Telemetry
 from qg.session import Session
 from qg.tables import PollStrategy
@@ -30,10 +31,8 @@ from qg.workerpool import WorkerPool
 
 __all__ = ["PostgresJobs", "PostgresJobsHandler"]
 
-_REPORT_SECONDS = 30.0
 
-
-class PostgresJobs(RunningQueue):
+class PostgresJobs(BaseQueue):
     """A queue in PostgreSQL. Mirrors Go's ``NewPostgresJobs`` and ``PostgresJobsHandler``.
 
     Args:
@@ -75,27 +74,25 @@ class PostgresJobs(RunningQueue):
         options = Options(queue, poll_interval, pool_size, poll_strategy)
         if pool_name is not None and (not isinstance(pool_name, str) or not pool_name):
             raise ErrInvalidQueueOpt(f"pool_name must be a non-empty string, not {pool_name!r}")
-        if isinstance(source, Client) and source._synchronous is not None:
+        if isinstance(source, Client) and is_synchronous(source):
             raise ErrInvalidQueueOpt("a client with run_synchronously runs jobs itself; give one without")
         telemetry = Telemetry(meter_provider, tracer_provider)
         self._owns_client = not isinstance(source, Client)
         self._client = source if isinstance(source, Client) else Client(source, logger=logger)
-        super().__init__(options, logger or self._client.logger, telemetry)
-        self._pool_name = pool_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._pool: WorkerPool | None = None
-        # Who reports; nobody does after the last report, that the pool has left.
-        self._reporting = threading.Lock()
-        self._left = False
-        self._work_map = _WorkMap(self._functions, self._work)
-        self._schedules = Schedules(self._client, queue, self._job_of, self._telemetry)
         try:
-            with self._client._session() as session:
+            with session_of(self._client) as session:
                 require_tables(session)
-                self._table = _place_of_table(session)
+                place = _place_of_table(session)
+            schedules = Schedules(self._client, queue, telemetry)
+            super().__init__(options, logger or self._client.logger, telemetry, schedules, place)
         except BaseException:
             if self._owns_client:
                 self._client.close()
             raise
+        self._pool: WorkerPool | None = None
+        self._work_map = _WorkMap(self._functions, self._work)
+        name = pool_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._report = PoolReport(self._client, name, queue, pool_size, self._functions, self._logger)
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         if len(drafts) == 1:
@@ -109,19 +106,9 @@ class PostgresJobs(RunningQueue):
             )
         return [cast("int", job.id) for job in stored]
 
-    def _shares_transaction_of(self, queue: object) -> bool:
-        return isinstance(queue, PostgresJobs) and queue._table == self._table
-
-    def _declare(self, schedule: Schedule) -> None:
-        self._schedules.declare(schedule)
-
-    def _tick(self) -> float | None:
-        return self._schedules.tick()
-
-    def _begin_soon(self) -> None:
-        super()._begin_soon()
+    def _announce_functions(self) -> None:
         if self._working:
-            self._conductor.carry_out(self._report)
+            self._conductor.carry_out("report", self._report.write)
 
     def _start_workers(self) -> None:
         options = self._options
@@ -135,7 +122,7 @@ class PostgresJobs(RunningQueue):
         )
         self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
         pool.start()
-        self._conductor.carry_out(self._report)
+        self._conductor.carry_out("report", self._report.write)
 
     def _ask_workers_to_stop(self, timeout: float | None) -> None:
         if self._pool is not None:
@@ -143,33 +130,14 @@ class PostgresJobs(RunningQueue):
 
     def _stop_workers(self, timeout: float | None) -> bool:
         ended = self._pool is None or self._pool.shutdown(timeout)
-        with self._reporting:
-            first, self._left = not self._left, True
-            if first and self._pool is not None:
-                try:
-                    self._write_report(0)
-                except Exception as error:  # of psycopg2 or of the source; the row says when it was written last
-                    self._logger.warning("report_failed pool=%s: %s", self._pool_name, one_line(error))
+        self._report.leave(worked=self._pool is not None)
         if self._owns_client:
             self._client.close()
         return ended
 
     def _work(self, job: Job) -> None:
-        Attempt(job, self._telemetry, self._logger).run(self._functions, self)
-
-    def _report(self) -> float:
-        """Say in qg_jobs_worker_pool that the pool lives."""
-        with self._reporting:
-            if not self._left:
-                self._write_report(self._options.pool_size)
-        return _REPORT_SECONDS
-
-    def _write_report(self, workers: int) -> None:
-        with self._client._session() as session:
-            session.run(
-                REPORT_POOL,
-                (self._pool_name, self._options.queue, workers, git_hash(), self._functions.job_types),
-            )
+        history = AttemptHistory(job, self._telemetry, self._logger)
+        history.run(self._functions, JobScope(self, job.tx, self._place))
 
 
 PostgresJobsHandler = PostgresJobs
@@ -177,7 +145,7 @@ PostgresJobsHandler = PostgresJobs
 
 
 class _WorkMap(Mapping[str, WorkFunc]):
-    """Leads every job to *work*: of one whose type has no function the history tells, too."""
+    """Leads every job to *work*, even if its type has no function: the history tells of that attempt too."""
 
     def __init__(self, functions: Functions, work: WorkFunc) -> None:
         self._functions = functions
@@ -194,7 +162,7 @@ class _WorkMap(Mapping[str, WorkFunc]):
 
 
 def _place_of_table(session: Session) -> tuple[str, int, str, int]:
-    """Return what tells whether another session leads to the same que_jobs."""
+    """Return what is the same for two sessions if they lead to the same que_jobs, and otherwise isn't."""
     info = session.conn.info
     ((number,),) = session.run(JOBS_TABLE)
     return info.host, info.port, info.dbname, number

@@ -43,4 +43,4 @@ class Queue(Enqueuer, Scheduler, Protocol):
         """Begin to work."""
 
     def shutdown(self, timeout: float | None = None) -> bool:
-        """Let running jobs finish, take no new ones; return whether that is done."""
+        """Let running jobs end, take no new ones; return whether that is done."""

@@ -10,28 +10,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import Logger, one_line
 from qg.fields import check_queue, draft_of
 from qg.job import Job
 from qg.jobs.conductor import Conductor
-from qg.jobs.context import Context, current_tx, current_user, running_job
-from qg.jobs.cron import Cron, parse_spec
-from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
+from qg.jobs.context import Context, current_scope, current_tx
+from qg.jobs.drafts import Schedule, ctx_here, draft
+from qg.jobs.envelope import git_hash
 from qg.jobs.errors import (
     ErrEnqueueFailed,
     ErrInvalidJobOpt,
-    ErrInvalidJobType,
     ErrInvalidQueueOpt,
     ErrRegisterJobFuncFailed,
     ErrScheduleFailed,
     ErrStartFailed,
 )
 from qg.jobs.functions import Functions
-from qg.jobs.payloads import Payload, PayloadT, PayloadType, payload_type, payloads_in
-from qg.jobs.telemetry import Telemetry, carrier
+from qg.jobs.payloads import Payload, PayloadT, payloads_in
+from qg.jobs.telemetry import Telemetry
 from qg.polling import Polling
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
@@ -39,14 +38,14 @@ from qg.tables import PollStrategy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Options", "RunningQueue", "Schedule"]
+__all__ = ["BaseQueue", "Options"]
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is said of every queue that runs jobs when it is made.
+    """The options that every queue has which runs jobs.
 
     Raises:
         ErrInvalidQueueOpt: if one of them is out of bounds.
@@ -60,7 +59,7 @@ class Options:
     def __post_init__(self) -> None:
         try:
             check_queue(self.queue)
-            if self.poll_interval is None:  # for which others read the environment
+            if self.poll_interval is None:  # a worker of the core would read the environment
                 raise ErrInvalidOption("poll_interval must be a number of seconds, not None")
             Polling(self.queue, self.poll_interval, 1, self.poll_strategy, False)
         except ErrInvalidOption as error:
@@ -69,32 +68,42 @@ class Options:
             raise ErrInvalidQueueOpt(f"pool_size must be a number of workers, 1 or more, not {self.pool_size!r}")
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A payload that is enqueued at each tick of *cron*."""
+class _Schedules(Protocol):
+    """The schedules of one queue."""
 
-    cron: Cron
-    takes: PayloadType
-    document: Any
-    # The same for equal payloads in every process.
-    key: str
+    def declare(self, schedule: Schedule) -> None:
+        """Let *schedule* fire from now on, when tick() is called."""
+
+    def tick(self) -> float | None:
+        """Fire the schedules that are due; return in how many seconds to come again, None if there are none."""
 
 
-class RunningQueue(ABC):
+class BaseQueue(ABC):
     """A queue that runs jobs: what doesn't depend on where they are stored.
 
     Safe to use from any thread. Work begins one poll interval after the last call of
-    register_job_func() or schedule(), so that all functions are known by then, or at once by
-    start(). In a ``with`` block the queue is shut down at the end.
+    register_job_func() or schedule(): by then all functions are known. With start() it begins at
+    once. In a ``with`` block the queue is shut down at the end.
+
+    Args:
+        options: checked already.
+        logger: what the queue and its functions log to.
+        telemetry: is told of each job.
+        schedules: what schedule() declares, and fires.
+        place: the same for queues that can store jobs in one transaction.
     """
 
-    def __init__(self, options: Options, logger: Logger, telemetry: Telemetry) -> None:
+    def __init__(
+        self, options: Options, logger: Logger, telemetry: Telemetry, schedules: _Schedules, place: object
+    ) -> None:
         if not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
             raise ErrInvalidQueueOpt(f"logger must be a logging.Logger, not {logger!r}")
         git_hash()  # may ask git, for which no transaction should wait
         self._options = options
         self._logger = logger
         self._telemetry = telemetry
+        self._schedules = schedules
+        self._place = place
         self._functions = Functions()
         self._conductor = Conductor(f"qg-jobs-{options.queue}", logger, options.poll_interval)
         self._process = os.getpid()
@@ -113,10 +122,10 @@ class RunningQueue(ABC):
     ) -> list[int]:
         """Store *job* to be worked once, and return its id; of a list or tuple each one, all or none.
 
-        In the transaction *tx*, otherwise in that of transaction() around the call, otherwise, in a
-        JobFunc, in that of the running job if it is in the same database. The jobs live and die with
-        it; it is neither committed nor rolled back. Where there is none they are committed at once.
-        Mirrors Go's ``Enqueue``.
+        The transaction is *tx*. Without *tx* it is that of transaction() around the call. Without that
+        too it is, in a JobFunc, that of the running job, if this queue is in the same database. The
+        jobs live and die with the transaction, which is neither committed nor rolled back here. With
+        no transaction at all they are committed at once. Mirrors Go's ``Enqueue``.
 
         Args:
             job: a payload: an instance of a dataclass, NamedTuple, msgspec.Struct, attrs class or
@@ -131,20 +140,20 @@ class RunningQueue(ABC):
         Raises:
             ErrInvalidJobType: if *job* is no payload, or one that JSON can't hold.
             ErrInvalidJobOpt: if another argument is out of bounds.
-            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then, unless
-                the connection was lost in the very commit.
+            ErrEnqueueFailed: if it can't be stored; its cause says why. Nothing is stored then. Only if
+                the connection was lost during the commit, nobody knows.
         """
         with self._telemetry.enqueuing():
             payloads = payloads_in(job)
             success = False
             try:
                 self._check_job_options(priority, run_at)
-                ctx = _ctx_here()
+                ctx = ctx_here()
                 drafts = [
-                    _job(takes.name, _document(takes, takes.encode(each), ctx), self._options.queue, priority, run_at)
+                    draft(takes, takes.encode(each), ctx, self._options.queue, priority, run_at)
                     for takes, each in payloads
                 ]
-                ids = self._store_somewhere(drafts, current_tx.get() if tx is None else tx)
+                ids = self._store_in_transaction(drafts, current_tx.get() if tx is None else tx)
                 success = True
             finally:
                 self._telemetry.count_enqueued([takes.name for takes, _ in payloads], success=success)
@@ -166,10 +175,11 @@ class RunningQueue(ABC):
         self._require_usable(ErrRegisterJobFuncFailed)
         self._functions.add(fn)
         self._begin_soon()
+        self._announce_functions()
         return fn
 
     def schedule(self, spec: str, job: Payload) -> None:
-        """Enqueue *job* at each tick of *spec*, once however many processes say so. Mirrors Go's ``Schedule``.
+        """Enqueue *job* at each tick of *spec*, once for all processes that say so. Mirrors Go's ``Schedule``.
 
         Ticks that pass while no process declares this schedule come to one.
 
@@ -183,20 +193,15 @@ class RunningQueue(ABC):
                 Nothing is recorded then.
         """
         self._require_usable(ErrScheduleFailed)
-        cron = parse_spec(spec)
+        schedule = Schedule.of(spec, job)
         try:
-            takes = payload_type(type(job))
-            schedule = Schedule(cron, takes, takes.encode(job), takes.key(job))
-        except ErrInvalidJobType as error:
-            raise ErrScheduleFailed(str(error)) from error
-        try:
-            self._declare(schedule)
+            self._schedules.declare(schedule)
         except Exception as error:  # of psycopg2 or of the source
-            raise ErrScheduleFailed(f"the schedule {cron.spec!r} wasn't recorded: {_told(error)}") from error
+            raise ErrScheduleFailed(f"the schedule {schedule.cron.spec!r} wasn't recorded: {_cause(error)}") from error
         self._begin_soon()
 
     def start(self) -> None:
-        """Begin to work now, and not wait for more functions any more; a second call does nothing.
+        """Begin to work now, without waiting for more functions; a second call does nothing.
 
         Workers start when there is a function. What fails is logged and tried again.
 
@@ -205,14 +210,14 @@ class RunningQueue(ABC):
         """
         self._require_usable(ErrStartFailed)
         self._asked_to_start = True
-        self._conductor.carry_out(self._start)
-        self._conductor.carry_out(self._tick)
+        self._conductor.carry_out("start", self._start)
+        self._conductor.carry_out("tick", self._schedules.tick)
 
     def shutdown(self, timeout: float | None = None) -> bool:
-        """Let running jobs finish, take no new ones, fire no schedule, and wait for the end.
+        """Let running jobs end, take no new ones, fire no schedule, and wait for the end.
 
-        May be called again, and from any thread. From a JobFunc or a signal handler it can't wait and
-        doesn't. Mirrors Go's ``Shutdown``, with a timeout that works.
+        May be called again, and from any thread. In a JobFunc and in a signal handler it doesn't wait,
+        since it can't. Mirrors Go's ``Shutdown``, with a timeout that works.
 
         Args:
             timeout: how many seconds to wait at the most; None waits as long as it takes.
@@ -221,12 +226,12 @@ class RunningQueue(ABC):
             Whether all jobs have ended. Those that still run are named in the log.
         """
         if self._process != os.getpid():
-            return True  # a fork has none of the threads
+            return True  # a forked process has none of the threads
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped = True
         self._conductor.stop()
-        running = running_job.get()
-        if in_signal_handler() or (running is not None and running.queue is self):
+        scope = current_scope.get()
+        if in_signal_handler() or (scope is not None and scope.queue is self):
             self._ask_workers_to_stop(timeout)
             return False
         begins_nothing = self._conductor.join(timeout)
@@ -238,16 +243,8 @@ class RunningQueue(ABC):
         """Store all *drafts* or none, in *tx* if it isn't None, and return their ids."""
 
     @abstractmethod
-    def _shares_transaction_of(self, queue: object) -> bool:
-        """Return whether what is enqueued in a JobFunc of *queue* can be stored in that job's transaction."""
-
-    @abstractmethod
-    def _declare(self, schedule: Schedule) -> None:
-        """Let *schedule* fire from now on, when _tick() is called."""
-
-    @abstractmethod
-    def _tick(self) -> float | None:
-        """Fire the schedules that are due; return in how many seconds the next one is."""
+    def _announce_functions(self) -> None:
+        """Let workers, or whoever looks at the queue from outside, know of a function that was added."""
 
     @abstractmethod
     def _start_workers(self) -> None:
@@ -262,16 +259,17 @@ class RunningQueue(ABC):
         """Work no more jobs; return whether all that were running ended within *timeout* seconds."""
 
     def _begin_soon(self) -> None:
-        """See to what is new: at once if the queue works already, otherwise when nothing more has come for a while."""
+        """Start to work and to fire schedules: at once after start(), otherwise one poll interval from now."""
         after = 0.0 if self._working or self._asked_to_start else self._options.poll_interval
-        self._conductor.carry_out(self._start, after)
-        self._conductor.carry_out(self._tick, after)
+        self._conductor.carry_out("start", self._start, after)
+        self._conductor.carry_out("tick", self._schedules.tick, after)
 
     def _start(self) -> None:
+        """Start the workers, once there is a function."""
         if not (self._working or self._stopped) and self._functions.job_types:
             self._start_workers()
             self._working = True
-            if self._stopped:  # meanwhile, by somebody who couldn't wait
+            if self._stopped:  # a shutdown that couldn't wait came while the workers started
                 self._ask_workers_to_stop(0.0)
 
     def _check_job_options(self, priority: int, run_at: datetime | None) -> None:
@@ -280,25 +278,25 @@ class RunningQueue(ABC):
         except ErrInvalidJob as error:
             raise ErrInvalidJobOpt(str(error)) from error
 
-    def _store_somewhere(self, drafts: list[Job], tx: object) -> list[int]:
+    def _store_in_transaction(self, drafts: list[Job], tx: object) -> list[int]:
         """Store all *drafts* or none: in *tx*, in the running job's transaction, or at once."""
         try:
-            running = running_job.get()
-            if running is None:
+            scope = current_scope.get()
+            if scope is None:
                 return self._store_unless_stopped(drafts, tx)
-            with running.mutex:
-                if running.over:
+            with scope.mutex:
+                if scope.over:
                     return self._store_unless_stopped(drafts, tx)
-                if tx is None and self._shares_transaction_of(running.queue):
-                    tx = running.tx
+                if tx is None and scope.place == self._place:
+                    tx = scope.tx
                 # A job that still runs may enqueue while its own queue is shut down.
-                return self._store(drafts, tx) if running.queue is self else self._store_unless_stopped(drafts, tx)
+                return self._store(drafts, tx) if scope.queue is self else self._store_unless_stopped(drafts, tx)
         except ErrEnqueueFailed:
             raise
         except Exception as error:  # of whichever driver the transaction is
             if isinstance(error, ErrUnusable) and tx is not None:
                 raise ErrInvalidJobOpt(str(error)) from error
-            raise ErrEnqueueFailed(f"{len(drafts)} jobs weren't enqueued: {_told(error)}") from error
+            raise ErrEnqueueFailed(f"{len(drafts)} jobs weren't enqueued: {_cause(error)}") from error
 
     def _store_unless_stopped(self, drafts: list[Job], tx: object) -> list[int]:
         if self._stopped:
@@ -311,28 +309,6 @@ class RunningQueue(ABC):
         if self._process != os.getpid():
             raise kind("this queue was made before a fork and can only enqueue here; create one in each process")
 
-    def _job_of(self, schedule: Schedule) -> Job:
-        """Return the job of one tick."""
-        document = _document(schedule.takes, schedule.document, _ctx_here())
-        return _job(schedule.takes.name, document, self._options.queue, 0)
 
-
-def _job(job_type: str, document: Any, queue: str, priority: int, run_at: datetime | None = None) -> Job:
-    """Return the job that holds *document*, which Go has for its args, and Ruby's tables in an array."""
-    job = Job(job_type, document, queue, priority, run_at)
-    job._one_argument = True
-    return job
-
-
-def _ctx_here() -> PersistenceCTXPayload:
-    """Return what goes along with a job that is enqueued here and now."""
-    return PersistenceCTXPayload(current_user.get() or "", carrier())
-
-
-def _document(takes: PayloadType, data: Any, ctx: PersistenceCTXPayload) -> dict[str, Any]:
-    """Return what is stored of a payload that is *data*."""
-    return PersistencePayload(data, takes.path, git_hash(), ctx=ctx).to_builtins()
-
-
-def _told(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"

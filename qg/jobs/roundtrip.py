@@ -13,9 +13,9 @@ __all__ = ["difference", "lost_field"]
 
 
 def difference(was: Any, back: Any, place: str) -> str | None:
-    """Say where *back* isn't what *was* is, if it isn't. Quotes no values.
+    """Return in words where *back* differs from *was*, without the values; None if it doesn't differ.
 
-    A tuple may come back as a list, or a list as a tuple: that is for the annotation to say.
+    A list counts as equal to a tuple: the field's annotation decides which of them comes back.
     """
     pairs: list[tuple[str, Any, Any]]
     if (names := field_names(type(was))) is not None and type(was) is type(back):
@@ -34,7 +34,7 @@ def difference(was: Any, back: Any, place: str) -> str | None:
 
 def _same(was: Any, back: Any) -> bool:
     if isinstance(was, datetime) and isinstance(back, datetime):
-        # Of two zones, == is always false for an hour that comes twice, or never.
+        # Between two zones == is always False in an hour that a change of the clocks repeats or skips.
         return was.replace(tzinfo=None) == back.replace(tzinfo=None) and was.utcoffset() == back.utcoffset()
     return bool(was == back) and isinstance(was, Enum) == isinstance(back, Enum)
 
@@ -44,7 +44,7 @@ def _kind(value: object) -> str:
 
 
 def lost_field(document: Any, again: Any, known: frozenset[str] = frozenset()) -> str | None:
-    """Return a key that *document* has, but not *again*, what its payload is stored as; None if there is none."""
+    """Return a key that is in *document* and not in *again*, in which its payload was stored anew; or None."""
     if isinstance(document, dict) and isinstance(again, dict):
         missing = sorted(document.keys() - again.keys() - known)
         if missing:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg2
 
 from qg.client import Client
 from qg.job import Job
-from qg.jobs.queue import Schedule
+from qg.jobs.core import session_of
+from qg.jobs.drafts import Schedule
 from qg.jobs.tables import (
     ADVANCE_SCHEDULE,
     CLOCK,
@@ -27,37 +27,35 @@ from qg.tables import iso_text, timestamp
 
 __all__ = ["Schedules"]
 
-# Somebody else is firing the schedule; they may fail.
-_LOOK_AGAIN_SECONDS = 0.5
-# A row may be changed or removed by hand.
+# A due schedule that another process is firing is looked at again so soon: that process may fail.
+_RECHECK_SECONDS = 0.5
+# Somebody may change or remove a row by hand, so all are looked at again after so long.
 _LONGEST_SECONDS = 30.0
 
 
 class Schedules:
     """The schedules of one queue that this process declares.
 
-    There is no leader. The row of a schedule has the time of its next tick; whoever finds that due
-    locks the row, and records the tick, enqueues the job and advances the row in one transaction.
-    What the machine's clock says doesn't matter, only the database's.
+    There is no leader. The row of a schedule has the time of its next tick. A process that finds the
+    tick due locks the row; it records the tick, enqueues the job and advances the row in one
+    transaction. Only the database's clock counts, not the machine's.
 
     Args:
         client: enqueues the jobs.
         queue: the queue's name.
-        job_of: makes the job of one tick.
         telemetry: is told of the jobs.
     """
 
-    def __init__(self, client: Client, queue: str, job_of: Callable[[Schedule], Job], telemetry: Telemetry) -> None:
+    def __init__(self, client: Client, queue: str, telemetry: Telemetry) -> None:
         self._client = client
         self._queue = queue
-        self._job_of = job_of
         self._telemetry = telemetry
         self._mutex = threading.RLock()
         self._declared: dict[int, Schedule] = {}
 
     def declare(self, schedule: Schedule) -> None:
         """Let *schedule* fire from now on, when tick() is called. Each statement is committed by itself."""
-        with self._client._session() as session:
+        with session_of(self._client) as session:
             number = self._find_or_insert(session, schedule)
         with self._mutex:
             self._declared[number] = schedule
@@ -67,7 +65,7 @@ class Schedules:
 
         One transaction for each: one that fails is no reason not to fire the others.
         """
-        with self._client._session() as session:
+        with session_of(self._client) as session:
             failure: Exception | None = None
             for number in [number for number, wait in self._waits(session).items() if wait <= 0]:
                 try:
@@ -83,8 +81,8 @@ class Schedules:
             waits = self._waits(session)
         if not waits:
             return None
-        # Those that are due still are in the hands of somebody else.
-        return min(wait if wait > 0 else _LOOK_AGAIN_SECONDS for wait in (*waits.values(), _LONGEST_SECONDS))
+        # What is still due is locked by another process.
+        return min(wait if wait > 0 else _RECHECK_SECONDS for wait in (*waits.values(), _LONGEST_SECONDS))
 
     def _waits(self, session: Session) -> dict[int, float]:
         """Return in how many seconds the next tick of each schedule is due."""
@@ -95,7 +93,7 @@ class Schedules:
             anew = self._find_or_insert(session, self._declared[number])
             with self._mutex:
                 self._declared[anew] = self._declared.pop(number)
-            waits[anew] = _LOOK_AGAIN_SECONDS
+            waits[anew] = _RECHECK_SECONDS
         return waits
 
     def _find_or_insert(self, session: Session, schedule: Schedule) -> int:
@@ -115,10 +113,10 @@ class Schedules:
         due = session.run_in_transaction(LOCK_DUE_SCHEDULE, (number,))
         if due:
             ((tick_at, now),) = due
-            # The row says that this tick is due; that it has fired already says the table of ticks.
+            # The row says that this tick is due. The table of ticks says whether it has fired already.
             if session.run_in_transaction(INSERT_TICK, (number, tick_at)):
                 with self._telemetry.enqueuing():
-                    job = self._client.enqueue_in_tx(self._job_of(schedule), session.conn)
+                    job = self._client.enqueue_in_tx(schedule.job(self._queue), session.conn)
                 session.run_in_transaction(NOTE_JOB_OF_TICK, (job.id, number, tick_at))
             following = schedule.cron.after(timestamp(tick_at), timestamp(now))
             session.run_in_transaction(ADVANCE_SCHEDULE, (tick_at, iso_text(following), number))

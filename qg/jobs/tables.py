@@ -52,7 +52,7 @@ RETURNING id
 
 END_ATTEMPT = Statement(f"RELEASE SAVEPOINT qg_job; {INSERT_ATTEMPT.text}")
 
-# Rows of pools that nobody has seen for a day go with it.
+# It also deletes the rows of pools that have written nothing for a day.
 REPORT_POOL = Statement(
     """
 WITH given (id, queue, workers, git_hash, job_types) AS (
@@ -81,7 +81,7 @@ WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text AND md5(args:
 """
 )
 
-# For one that isn't known: of a row that somebody is firing, ON CONFLICT waits for their commit.
+# Only for a schedule that FIND_SCHEDULE doesn't find: ON CONFLICT waits for a process that is firing its row.
 INSERT_SCHEDULE = Statement(
     """
 INSERT INTO qg_jobs_schedule (queue, spec, job_type, args, next_tick_at)
@@ -99,8 +99,8 @@ WHERE id = ANY ($1::bigint[])
 """
 )
 
-# Only one process at a time fires a schedule; the others don't wait for it. If it freezes in
-# mid-transaction, the server ends its session, so that they can.
+# Only one process at a time fires a schedule; the others don't wait for it. If it freezes during its
+# transaction, the server ends its session, so that another process can fire the schedule.
 LOCK_DUE_SCHEDULE = Statement(
     f"""
 SET LOCAL idle_in_transaction_session_timeout = '10s';
@@ -146,7 +146,7 @@ WHERE to_regclass(name) IS NULL
 """
 )
 
-# Of two limits that are both given, each takes its rows.
+# With both limits, a row goes that is beyond either of them.
 _OLD_ATTEMPTS = """
 finished_at < now() - %(seconds)s::float8 * interval '1 second'
 OR id <= (SELECT id FROM qg_jobs_history ORDER BY id DESC OFFSET coalesce(%(keep)s, 9223372036854775807) LIMIT 1)
@@ -181,7 +181,7 @@ def migrate(source: object) -> None:
 
     Raises:
         ErrUnusable: if *source* is of no known kind.
-        psycopg2.Error: if the database can't be reached, or doesn't let us.
+        psycopg2.Error: if the database can't be reached, or refuses.
     """
     _change(source, script("tables.sql", "qg.jobs"))
 
@@ -195,7 +195,7 @@ def prune_history(
 
     Args:
         source: as in migrate().
-        older_than: those that finished longer ago than this.
+        older_than: those that ended longer ago than this.
         keep: those beyond so many of the newest.
         payloads_only: keep their rows, but without args; pruned_at says when.
 
@@ -224,7 +224,7 @@ def prune_ticks(source: object, *, older_than: timedelta | None = None, keep: in
 
 
 def require_tables(session: Session) -> None:
-    """See that all tables are there.
+    """Check that all tables are there.
 
     Raises:
         ErrTable: if one isn't.

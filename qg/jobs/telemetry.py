@@ -1,4 +1,4 @@
-"""Spans and metrics, by OpenTelemetry's API: without an SDK they go nowhere."""
+"""Spans and metrics, through OpenTelemetry's API; a program without its SDK records none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Span,
     SpanKind,
     StatusCode,
@@ -23,13 +24,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from qg.failures import Logger
 from qg.job import Job
+from qg.jobs.envelope import PersistencePayload
 from qg.verdicts import Discard, Reschedule
 
-__all__ = ["Run", "Telemetry", "carrier"]
+__all__ = ["JobSpan", "Telemetry", "carrier"]
 
 _SCOPE = "qg.jobs"
 
-# The carrier is stored and read by other programs, so it is W3C's whatever this one is set to.
+# Other programs read the carrier, so its form is W3C's, whatever propagator this program has set.
 _propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 
 
@@ -63,28 +65,37 @@ class Telemetry:
         return self.tracer.start_as_current_span("enqueue", kind=SpanKind.PRODUCER)
 
     def count_enqueued(self, job_types: list[str], *, success: bool) -> None:
-        """Count jobs that were enqueued, or should have been."""
+        """Count jobs that were enqueued, or that could not be."""
         for job_type, count in Counter(job_types).items():
             self.enqueued.add(count, {"job_type": job_type, "success": success})
 
 
-class Run:
+class JobSpan:
     """The span and the metrics of one attempt at *job*.
 
-    The span is the child of the one whose *headers* came with the job, and ends when the attempt is
-    settled: a commit that fails is its failure.
+    The span is the child of the one whose headers are in the *envelope* of the job. It ends when the attempt is
+    settled, so a commit that fails is its failure. Telemetry that raises is logged and costs the job
+    nothing.
     """
 
-    def __init__(self, telemetry: Telemetry, job: Job, headers: Mapping[str, str], logger: Logger) -> None:
+    def __init__(self, telemetry: Telemetry, job: Job, envelope: PersistencePayload | None, logger: Logger) -> None:
         self._telemetry = telemetry
         self._logger = logger
         self._job_type = job.type
         self._began = time.monotonic()
-        telemetry.locked.add(1, {"job_type": job.type, "success": True})
-        context = _propagator.extract(headers)
-        self._span = telemetry.tracer.start_span(
+        self._span: Span = INVALID_SPAN
+        self._context = otel.get_current()
+        try:
+            self._begin(job, envelope.ctx.carrier if envelope else {})
+        except Exception:  # of somebody's span processor
+            self._logger.exception("telemetry_failed type=%s", self._job_type)
+
+    def _begin(self, job: Job, headers: Mapping[str, str]) -> None:
+        self._telemetry.locked.add(1, {"job_type": job.type, "success": True})
+        self._context = _propagator.extract(headers)
+        self._span = self._telemetry.tracer.start_span(
             f"job: {job.type} run: {job.error_count}",
-            context,
+            self._context,
             SpanKind.CONSUMER,
             {
                 "job_id": str(job.id),
@@ -95,7 +106,7 @@ class Run:
                 "run_at": job.run_at.isoformat() if job.run_at else "",
             },
         )
-        self._context = set_span_in_context(self._span, context)
+        self._context = set_span_in_context(self._span, self._context)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -107,10 +118,10 @@ class Run:
             otel.detach(token)
 
     def end(self, error: BaseException | None) -> None:
-        """End the span, with *error* if the attempt failed, and count it. Never raises."""
+        """End the span, with *error* if the attempt failed, and count it."""
         try:
             self._end(error)
-        except Exception:  # of somebody's span processor; the job is none the worse for it
+        except Exception:  # of somebody's span processor
             self._logger.exception("telemetry_failed type=%s", self._job_type)
 
     def _end(self, error: BaseException | None) -> None:

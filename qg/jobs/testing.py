@@ -25,7 +25,7 @@ class TestAssertions:
         on_failure: is told of each assertion that fails.
     """
 
-    __test__ = False  # its name is no test's
+    __test__ = False  # pytest takes a class of such a name for a test
 
     def __init__(self, jobs: Callable[[], list[Any]], on_failure: Callable[[str], object] | None = None) -> None:
         self._payloads = jobs
@@ -95,9 +95,7 @@ class TestQueue(TestAssertions, MemoryQueue):
 
     def jobs(self) -> list[Any]:
         """Return the payloads in the order in which they were enqueued, as their functions would get them."""
-        with self._changed:
-            rows = sorted(self._waiting, key=lambda row: row.id)
-        stored = [PersistencePayload.read(decode(row.args)) for row in rows]
+        stored = [PersistencePayload.read(decode(row.args)) for row in self._memory.rows()]
         return [self._types[each.job_struct_path].decode(each.job_data) for each in stored]
 
     def get(self, pos: int) -> Any:

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from support import PATIENCE, Database, needs
 
+import qg
+
 jobs = needs("qg.jobs")
 for library in ("attrs", "opentelemetry.sdk", "pydantic"):
     needs(library)
+
+from qg.jobs.schedules import Schedules  # noqa: E402 - what needs the extra comes after the question for it
+from qg.jobs.telemetry import Telemetry  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,22 @@ def make_queue(jobs_database: Database) -> Iterator[Callable[..., jobs.PostgresJ
 @pytest.fixture
 def queue(make_queue: Callable[..., jobs.PostgresJobs]) -> jobs.PostgresJobs:
     return make_queue()
+
+
+@pytest.fixture
+def make_schedules(jobs_database: Database) -> Iterator[Callable[..., Schedules]]:
+    """A function that returns the schedules of a queue, each with a client of its own; they fire at tick()."""
+    clients: list[qg.Client] = []
+
+    def make(queue: str = "", telemetry: Telemetry | None = None) -> Schedules:
+        clients.append(qg.Client(jobs_database.dsn))
+        return Schedules(clients[-1], queue, telemetry or Telemetry(None, None))
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def schedules(make_schedules: Callable[..., Schedules]) -> Schedules:
+    return make_schedules()

@@ -14,7 +14,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import PATIENCE, VERSION, Database, Network, UntilEmpty, as_args, eventually
+from insides import store_of, worker_of
+from support import PATIENCE, VERSION, Database, Network, as_args, eventually
 
 import qg
 from qg import jobs
@@ -65,7 +66,7 @@ def history(database: Database) -> list[tuple[Any, ...]]:
 
 def work_one(queue: jobs.PostgresJobs) -> None:
     """Work one job here and now, in the way of a pool's worker."""
-    UntilEmpty(queue._client, queue._work_map, queue=queue._options.queue).work()
+    worker_of(queue).work()
 
 
 def test_what_a_job_func_writes_its_history_and_the_deletion_are_one_commit(queue: jobs.PostgresJobs, users: Database):
@@ -220,7 +221,8 @@ def test_a_job_that_somebody_else_stored_in_another_form_fails_alone(
         pass
 
     stored = args if isinstance(args, list) else as_args(args)
-    queue._client.enqueue(qg.Job("test_attempts.Report", stored))
+    with qg.Client(jobs_database.dsn) as client:
+        client.enqueue(qg.Job("test_attempts.Report", stored))
     queue.enqueue(Report())
     work_one(queue)
     assert history(jobs_database)[0] == (2, 0, True, None)
@@ -239,7 +241,7 @@ def test_the_history_tells_what_was_run_and_when(
 
     queue.enqueue(Greet(7), priority=-3)
     ((run_at, stored),) = jobs_database.query("SELECT run_at, payload::text FROM jobs")
-    monkeypatch.setattr("qg.jobs.attempt.git_hash", lambda: "cafe")
+    monkeypatch.setattr("qg.jobs.history.git_hash", lambda: "cafe")
     work_one(queue)
     ((job_type, name, priority, due, args, ordered, pruned),) = jobs_database.query(
         "SELECT job_type, queue, priority, run_at, args::text, run_at <= started_at AND started_at <= finished_at, "
@@ -269,7 +271,7 @@ def test_where_the_history_cant_be_written_a_job_isnt_done_but_backs_off(
     assert "jobData" not in caplog.text.partition("attempt_unrecorded")[2].split("\n")[0]
     assert users.query("SELECT error_count, run_at > now() FROM que_jobs") == [(1, True)]
     users.query("UPDATE que_jobs SET run_at = now()")
-    UntilEmpty(queue._client, queue._work_map).work_one()
+    worker_of(queue).work_one()
     assert users.query("SELECT * FROM users") == [(7,)]
     assert history(users) == [(1, 1, True, None)]
 
@@ -288,7 +290,7 @@ def test_what_a_job_func_enqueues_comes_with_its_commit_in_its_transaction(queue
     work_one(queue)
     assert (seen, users.count()) == ([1], 1)
     users.query("UPDATE que_jobs SET run_at = now()")
-    UntilEmpty(queue._client, {"test_attempts.Greet": queue._work}).work_one()
+    worker_of(queue).work_one()
     assert (seen, users.count()) == ([1, 1], 2)
     assert [row[1] for row in users.jobs()] == ["test_attempts.Report"] * 2
 
@@ -320,7 +322,8 @@ def test_in_a_job_func_a_queue_of_another_database_commits_by_itself(
     here.enqueue(Greet(7))
     work_one(here)
     assert jobs_database.count() == 0
-    assert [stats.type for stats in there._client.stats()] == ["test_attempts.Report"]
+    with qg.Client(elsewhere) as client:
+        assert [stats.type for stats in client.stats()] == ["test_attempts.Report"]
 
 
 def test_in_a_job_func_a_queue_on_another_schemas_table_commits_by_itself(
@@ -379,7 +382,7 @@ def test_what_a_thread_enqueues_that_outlives_its_job_is_committed_by_itself(
     if kind == "postgres":
         eventually(lambda: history(jobs_database))
     else:
-        eventually(lambda: not where._running and not where._waiting)
+        eventually(lambda: not store_of(where).rows())
     over.set()
     assert done.wait(PATIENCE)
     if kind == "postgres":

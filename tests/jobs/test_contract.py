@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from insides import pending, schedules_in, store_of, workers
 from support import PATIENCE, VERSION, Database, eventually, name_of
 
 import qg
@@ -115,9 +116,8 @@ class Queues:
     def stored(self, queue: Any) -> list[Stored]:
         """What is in the queue, running or not, by id."""
         if self._database is None:
-            with queue._changed:
-                rows = [*queue._waiting, *queue._running.values()]
-            return sorted(Stored(r.id, r.type, r.priority, r.due, r.error_count, json.loads(r.args)) for r in rows)
+            rows = store_of(queue).rows()
+            return [Stored(r.id, r.type, r.priority, r.due, r.error_count, json.loads(r.args)) for r in rows]
         return [
             Stored(*row)
             for row in self._database.query(
@@ -131,7 +131,7 @@ class Queues:
     def schedules(self, queue: Any) -> int:
         """How many schedules are recorded."""
         if self._database is None:
-            return len(queue._ticks)
+            return schedules_in(queue)
         return int(self._database.value("SELECT count(*) FROM qg_jobs_schedule"))
 
     def end(self) -> None:
@@ -690,7 +690,7 @@ def of_an_int(ctx: jobs.Context, job: int) -> None:
 def test_what_is_no_job_func_is_refused(queue: Any, bad: Any) -> None:
     with pytest.raises(jobs.ErrInvalidJobFunc):
         queue.register_job_func(bad)
-    assert not queue._conductor._due
+    assert pending(queue) == {}
 
 
 def test_work_starts_one_interval_after_the_last_registration_or_schedule(queues: Queues) -> None:
@@ -698,7 +698,7 @@ def test_work_starts_one_interval_after_the_last_registration_or_schedule(queues
     begins: list[float] = []
 
     def expect_a_new_start() -> None:
-        begins.append(queue._conductor._due[queue._start] - LONG)
+        begins.append(pending(queue)["start"] - LONG)
 
     queue.enqueue(Greet(1))
     before = time.monotonic()
@@ -714,7 +714,7 @@ def test_work_starts_one_interval_after_the_last_registration_or_schedule(queues
     expect_a_new_start()
     moments = [before, *begins, time.monotonic()]
     assert all(one < other for one, other in zip(moments, moments[1:], strict=False))
-    assert not queue._working
+    assert workers() == []
 
 
 def test_work_starts_by_itself_and_not_before_the_interval_is_over(queues: Queues) -> None:
@@ -727,15 +727,16 @@ def test_work_starts_by_itself_and_not_before_the_interval_is_over(queues: Queue
 
 
 def test_start_starts_at_once_and_may_be_called_twice(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = queues.make(poll_interval=LONG)
+    pool_size = 2
+    queue = queues.make(poll_interval=LONG, pool_size=pool_size)
     starts: list[str] = []
-    start_workers = queue._start_workers
+    start = threading.Thread.start
 
-    def note_and_start() -> None:
-        starts.append("workers")
-        start_workers()
+    def note_and_start(thread: threading.Thread) -> None:
+        starts.append(thread.name)
+        start(thread)
 
-    monkeypatch.setattr(queue, "_start_workers", note_and_start)
+    monkeypatch.setattr(threading.Thread, "start", note_and_start)
     seen = note_greetings(queue)
     queue.enqueue(Greet(1))
     queue.start()
@@ -743,8 +744,8 @@ def test_start_starts_at_once_and_may_be_called_twice(queues: Queues, monkeypatc
     eventually(lambda: seen, "the job")
     queue.start()
     # The conductor looks for ticks after it has started what there is to start.
-    eventually(lambda: queue._tick not in queue._conductor._due, "the last start")
-    assert starts == ["workers"]
+    eventually(lambda: "tick" not in pending(queue), "the last start")
+    assert len([name for name in starts if name.startswith(("qg-memory-", "qg-worker-"))]) == pool_size
     assert seen == [Greet(1)]
 
 
@@ -1034,10 +1035,18 @@ def test_a_schedule_that_cant_be_is_refused_and_not_recorded(queues: Queues, que
     with pytest.raises(jobs.ErrScheduleFailed):
         queue.schedule(spec, job)
     assert queues.schedules(queue) == 0
-    assert not queue._conductor._due
+    assert pending(queue) == {}
 
 
 # Shutdown
+
+
+def is_shut_down(queue: Any) -> bool:
+    try:
+        queue.start()
+    except jobs.ErrStartFailed:
+        return True
+    return False
 
 
 def test_shutdown_waits_for_the_running_job(queues: Queues, queue: Any, gate: Gate) -> None:
@@ -1046,7 +1055,7 @@ def test_shutdown_waits_for_the_running_job(queues: Queues, queue: Any, gate: Ga
     @queue.register_job_func
     def greet(ctx: jobs.Context, job: Greet) -> None:
         gate.pass_through()
-        eventually(lambda: queue._stopped, "the call of shutdown()")
+        eventually(lambda: is_shut_down(queue), "the call of shutdown()")
         threading.Event().wait(0.1)
         ended.append("the job")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from insides import store_of
 from opentelemetry import baggage, context
 
 from qg import jobs
@@ -43,7 +44,7 @@ def stored(payload: Any) -> str:
     """Return the JSON text that a queue stores for *payload*."""
     queue = jobs.TestQueue()
     queue.enqueue(payload)
-    (row,) = queue._waiting
+    (row,) = store_of(queue).waiting()
     return row.args
 
 

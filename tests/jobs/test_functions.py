@@ -13,6 +13,7 @@ import pytest
 from support import eventually
 
 from qg import QgError, jobs
+from qg.jobs.functions import Functions
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForMypy
@@ -213,11 +214,13 @@ def test_the_job_type_comes_from_the_annotation(cls: Any) -> None:
         pass
 
     fn.__annotations__["job"] = cls
-    queue = jobs.TestQueue()
-    queue.register_job_func(fn)
-    assert queue._functions.job_types == [f"{__name__}.{cls.__qualname__}"]
-    assert queue._functions.get(f"{__name__}.{cls.__qualname__}").call is fn  # type: ignore[union-attr]
-    assert queue._functions.get("other") is None
+    functions = Functions()
+    functions.add(fn)
+    assert functions.job_types == [f"{__name__}.{cls.__qualname__}"]
+    assert functions.get(f"{__name__}.{cls.__qualname__}").call is fn  # type: ignore[union-attr]
+    assert functions.get("other") is None
+    assert f"{__name__}.{cls.__qualname__}" in functions
+    assert "other" not in functions
 
 
 def no_parameters() -> None:
@@ -408,10 +411,10 @@ BAD: list[tuple[Any, str]] = [
     ("fn", "message"), BAD, ids=[getattr(bad[0], "__qualname__", None) or ascii(bad[0])[:40] for bad in BAD]
 )
 def test_what_cant_work_jobs_is_refused_and_told_why(fn: Any, message: str) -> None:
-    queue = jobs.TestQueue()
+    functions = Functions()
     with pytest.raises(jobs.ErrInvalidJobFunc, match=message):
-        queue.register_job_func(fn)
-    assert queue._functions.job_types == []
+        functions.add(fn)
+    assert functions.job_types == []
 
 
 def test_a_class_defined_in_a_function_cant_be_resolved_from_a_string_nor_named_by_others() -> None:
@@ -430,15 +433,15 @@ def test_a_class_defined_in_a_function_cant_be_resolved_from_a_string_nor_named_
 
 
 def test_the_same_type_twice_is_refused_and_the_first_function_named() -> None:
-    queue = jobs.TestQueue()
-    queue.register_job_func(plain)
+    functions = Functions()
+    functions.add(plain)
     for again in (coroutine, plain):
         with pytest.raises(
             jobs.ErrInvalidJobFunc,
             match=f"job type 'test_functions.Greet' has a function already, plain; {again.__name__} needs a payload",
         ):
-            queue.register_job_func(again)
-    assert queue._functions.get("test_functions.Greet").call is plain  # type: ignore[union-attr]
+            functions.add(again)
+    assert functions.get("test_functions.Greet").call is plain  # type: ignore[union-attr]
 
 
 def test_two_classes_of_one_job_type_are_the_same_type() -> None:
@@ -452,11 +455,22 @@ def test_two_classes_of_one_job_type_are_the_same_type() -> None:
 
 
 def test_each_queue_has_functions_of_its_own() -> None:
-    one, other = jobs.TestQueue(), jobs.TestQueue()
-    one.register_job_func(plain)
-    other.register_job_func(coroutine)
-    assert one._functions.get("test_functions.Greet").call is plain  # type: ignore[union-attr]
-    assert other._functions.get("test_functions.Greet").call is coroutine  # type: ignore[union-attr]
+    seen: list[tuple[str, Greet]] = []
+
+    def greet_one(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(("one", job))
+
+    async def greet_other(ctx: jobs.Context, job: Greet) -> None:
+        seen.append(("other", job))
+
+    with jobs.MemoryQueue() as one, jobs.MemoryQueue() as other:
+        for queue, fn in ((one, greet_one), (other, greet_other)):
+            queue.register_job_func(fn)
+            queue.start()
+        one.enqueue(Greet(1))
+        other.enqueue(Greet(2))
+        eventually(lambda: len(seen) == 2)
+    assert sorted(seen, key=lambda each: each[0]) == [("one", Greet(1)), ("other", Greet(2))]
 
 
 def test_a_refusal_is_an_error_of_registering() -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from insides import client_of
 from support import PATIENCE, PAYLOAD, UNNAMED, VERSION, Database, eventually
 
 from qg import jobs
@@ -57,7 +58,7 @@ def test_every_block_of_the_guide_runs_in_turn(app: Database, program: types.Mod
         for each in names.values():
             if isinstance(each, jobs.PostgresJobs):
                 assert each.shutdown(PATIENCE)
-        names["patient"]._client.close()
+        client_of(names["patient"]).close()
         names["conn"].close()
 
 

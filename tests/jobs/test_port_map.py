@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from insides import pending, workers
 from support import PATIENCE, VERSION, Database, eventually
 
 import qg
@@ -77,11 +78,11 @@ def test_with_queue(make_queue: MakeQueue, jobs_database: Database):
 def test_with_poll_interval(make_queue: MakeQueue):
     queue = make_queue(poll_interval=3600.0)
     queue.register_job_func(greet_nobody)
-    (due,) = {due for duty, due in queue._conductor._due.items() if duty == queue._start}
-    assert not queue._working
+    due = pending(queue)["start"]
+    assert workers() == []
     assert due > 0
     queue.start()
-    eventually(lambda: queue._working)
+    eventually(workers)
 
 
 def greet_nobody(ctx: jobs.Context, job: Greet) -> None: ...

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from support import JSON, PATIENCE, VERSION, Database, Network, eventually, need
 
 import qg
 from qg import jobs
+from qg.jobs.functions import Functions
+from qg.jobs.pool_report import PoolReport
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Report:
 MakeQueue = Callable[..., jobs.PostgresJobs]
 
 
+@pytest.fixture
+def client(jobs_database: Database) -> Iterator[qg.Client]:
+    with qg.Client(jobs_database.dsn) as client:
+        yield client
+
+
 def pools(database: Database) -> list[tuple[Any, ...]]:
     return database.query("SELECT id, queue, workers, job_types FROM qg_jobs_worker_pool ORDER BY id")
 
@@ -47,7 +55,7 @@ def test_postgres_jobs_handler_is_the_name_in_go():
 def test_what_is_stored_is_gos_persistence_payload_under_the_payloads_type(
     make_queue: MakeQueue, jobs_database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("qg.jobs.queue.git_hash", lambda: "cafe")
+    monkeypatch.setattr("qg.jobs.drafts.git_hash", lambda: "cafe")
     queue = make_queue(queue="mail")
     with jobs.user("u-1"):
         assert queue.enqueue(Greet(7), priority=3) == [1]
@@ -130,23 +138,27 @@ def test_a_pool_that_works_is_on_record_with_its_types_until_it_is_shut_down(
 
 
 def test_a_report_is_due_every_thirty_seconds_and_removes_pools_unseen_for_a_day(
-    make_queue: MakeQueue, jobs_database: Database
+    client: qg.Client, jobs_database: Database
 ):
     jobs_database.query(
         "INSERT INTO qg_jobs_worker_pool (id, queue, workers, git_hash, job_types, updated_at) VALUES "
         "('old', '', 1, '', '{}', now() - interval '25 hours'), ('crew', '', 1, '', '{}', now() - interval '2 days'), "
         "('young', '', 1, '', '{}', now() - interval '23 hours')"
     )
-    queue = make_queue(pool_name="crew", pool_size=4)
-    assert queue._report() == 30.0
+    report = PoolReport(client, "crew", "", 4, Functions(), client.logger)
+    assert report.write() == 30.0
     assert [(name, workers) for name, _, workers, _ in pools(jobs_database)] == [("crew", 4), ("young", 1)]
     assert jobs_database.value(
         "SELECT updated_at > now() - interval '1 minute' FROM qg_jobs_worker_pool WHERE id = 'crew'"
     )
 
 
-def test_two_queues_of_one_process_have_pools_of_different_names(make_queue: MakeQueue):
-    assert make_queue()._pool_name != make_queue()._pool_name
+def test_two_queues_of_one_process_have_pools_of_different_names(make_queue: MakeQueue, jobs_database: Database):
+    for _ in range(2):
+        queue = make_queue()
+        queue.register_job_func(greet_nobody)
+        queue.start()
+    eventually(lambda: len({name for name, *_ in pools(jobs_database)}) == 2)
 
 
 def test_a_queue_without_functions_works_nothing(make_queue: MakeQueue, jobs_database: Database):
@@ -201,7 +213,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
 
 
 def test_shutdown_with_the_database_away_still_ends(
-    make_queue: MakeQueue, network: Network, caplog: pytest.LogCaptureFixture
+    make_queue: MakeQueue, network: Network, jobs_database: Database, caplog: pytest.LogCaptureFixture
 ):
     queue = make_queue(network.dsn)
 
@@ -209,7 +221,7 @@ def test_shutdown_with_the_database_away_still_ends(
     def greet(ctx: jobs.Context, job: Greet) -> None: ...
 
     queue.start()
-    eventually(lambda: queue._working)
+    eventually(lambda: pools(jobs_database))
     network.cut()
     assert queue.shutdown(PATIENCE)
     assert "report_failed pool=" in caplog.text
@@ -302,7 +314,7 @@ def test_a_client_that_runs_jobs_itself_is_no_source(jobs_database: Database):
         jobs.PostgresJobs(client)
 
 
-def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, jobs_database: Database):
+def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, client: qg.Client, jobs_database: Database):
     queue = make_queue(pool_name="crew")
     queue.register_job_func(greet_nobody)
     queue.start()
@@ -314,8 +326,19 @@ def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, jobs_database:
     for thread in threads:
         thread.join()
     assert answers == [True] * 4
-    assert queue._report() == 30.0  # one that was under way says nothing any more
     assert [workers for _, _, workers, _ in pools(jobs_database)] == [0]
+    report = PoolReport(client, "other crew", "", 4, Functions(), client.logger)
+    report.write()
+    report.leave(worked=True)
+    assert report.write() == 30.0  # one that was under way says nothing any more
+    assert [workers for _, _, workers, _ in pools(jobs_database)] == [0, 0]
+
+
+def test_a_pool_that_never_worked_isnt_on_record(client: qg.Client, jobs_database: Database):
+    report = PoolReport(client, "crew", "", 4, Functions(), client.logger)
+    report.leave(worked=False)
+    report.write()
+    assert pools(jobs_database) == []
 
 
 def test_a_job_that_others_enqueue_with_the_core_client_is_worked_too(
@@ -370,8 +393,8 @@ def test_jobs_start_within_milliseconds_where_the_table_notifies(
         done.set()
 
     queue.start()
-    eventually(lambda: queue._working)
-    queue.enqueue(Greet(7))
-    assert done.wait(PATIENCE)
-    with closing(psycopg2.connect(dsn)):
+    with closing(Database(dsn)) as database:
+        eventually(lambda: pools(database))
+        queue.enqueue(Greet(7))
+        assert done.wait(PATIENCE)
         assert queue.shutdown(PATIENCE)

@@ -26,9 +26,13 @@ from support import Database, eventually
 from ticking_process import Beat, Crowd
 
 from qg import jobs
+from qg.jobs.drafts import Schedule
+from qg.jobs.schedules import Schedules
+from qg.jobs.telemetry import Telemetry
 from qg.tables import Statement
 
 MakeQueue = Callable[..., jobs.PostgresJobs]
+MakeSchedules = Callable[..., Schedules]
 
 
 class Processes:
@@ -105,30 +109,30 @@ def test_ten_processes_enqueue_each_tick_once_while_one_is_killed_every_second(
 
 
 def test_a_process_killed_between_tick_and_commit_leaves_the_tick_to_another(
-    processes: Processes, queue: jobs.PostgresJobs, jobs_database: Database
+    processes: Processes, schedules: Schedules, jobs_database: Database
 ):
-    queue.schedule("@every 1h", Beat())
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     due = make_due(jobs_database)
     holder = processes.start("@every 1h", "hold")
     says(holder, "holding")
-    queue.schedule("@every 1h", Beat())  # to declare it doesn't wait for the one who fires it
-    assert queue._tick() == 0.5
+    schedules.declare(Schedule.of("@every 1h", Beat()))  # to declare it doesn't wait for the one who fires it
+    assert schedules.tick() == 0.5
     assert ticks(jobs_database) == []
     holder.kill()
-    eventually(lambda: queue._tick() and ticks(jobs_database))
+    eventually(lambda: schedules.tick() and ticks(jobs_database))
     assert ticks(jobs_database) == [(due, jobs_database.jobs()[0][0])]
     assert jobs_database.count() == 1
 
 
 def test_a_process_frozen_in_the_middle_of_a_tick_doesnt_stop_the_others(
-    processes: Processes, queue: jobs.PostgresJobs, jobs_database: Database
+    processes: Processes, schedules: Schedules, jobs_database: Database
 ):
-    queue.schedule("@every 1h", Beat())
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     due = make_due(jobs_database)
     frozen = processes.start("@every 1h", "freeze")
     says(frozen, "holding")
     frozen.send_signal(signal.SIGSTOP)
-    eventually(lambda: queue._tick() and ticks(jobs_database))
+    eventually(lambda: schedules.tick() and ticks(jobs_database))
     assert [tick for tick, _ in ticks(jobs_database)] == [due]
     assert jobs_database.count() == 1
 
@@ -140,29 +144,27 @@ def test_the_clock_that_counts_is_the_databases(processes: Processes, jobs_datab
     assert all(now - timedelta(seconds=10) < tick <= now for tick, _ in ticks(jobs_database))
 
 
-def test_two_that_find_the_same_tick_due_enqueue_it_once(make_queue: MakeQueue, jobs_database: Database):
-    first, second = make_queue(), make_queue()
+def test_two_that_find_the_same_tick_due_enqueue_it_once(make_schedules: MakeSchedules, jobs_database: Database):
+    first, second = make_schedules(), make_schedules()
     for each in (first, second):
-        each.schedule("0 0 1 1 *", Beat())
+        each.declare(Schedule.of("0 0 1 1 *", Beat()))
     due = make_due(jobs_database)
     with closing(jobs_database.connect()) as conn, conn.cursor() as cur:
         cur.execute("SELECT FROM qg_jobs_schedule FOR UPDATE")
-        assert first._tick() == 0.5  # it doesn't wait for whoever has the row
+        assert first.tick() == 0.5  # it doesn't wait for whoever has the row
         assert ticks(jobs_database) == []
         conn.rollback()
-    first._tick()
-    second._tick()
+    first.tick()
+    second.tick()
     assert [tick for tick, _ in ticks(jobs_database)] == [due]
     assert jobs_database.count() == 1
 
 
-def test_a_tick_that_is_on_record_isnt_enqueued_again_but_passed_over(
-    queue: jobs.PostgresJobs, jobs_database: Database
-):
-    queue.schedule("@every 1h", Beat())
+def test_a_tick_that_is_on_record_isnt_enqueued_again_but_passed_over(schedules: Schedules, jobs_database: Database):
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     due = make_due(jobs_database)
     jobs_database.query("INSERT INTO qg_jobs_tick SELECT id, next_tick_at FROM qg_jobs_schedule")
-    queue._tick()
+    schedules.tick()
     assert jobs_database.count() == 0
     assert jobs_database.query("SELECT last_tick_at, next_tick_at FROM qg_jobs_schedule") == [
         (due, due + timedelta(hours=1))
@@ -170,24 +172,24 @@ def test_a_tick_that_is_on_record_isnt_enqueued_again_but_passed_over(
 
 
 def test_missed_ticks_come_to_one_and_the_next_is_where_it_would_have_been(
-    queue: jobs.PostgresJobs, jobs_database: Database
+    schedules: Schedules, jobs_database: Database
 ):
-    queue.schedule("@every 2h", Beat())
+    schedules.declare(Schedule.of("@every 2h", Beat()))
     due = make_due(jobs_database, "5 hours")
-    wait = queue._tick()
+    wait = schedules.tick()
     assert wait == 30.0  # it looks at what somebody may have changed
     assert [tick for tick, _ in ticks(jobs_database)] == [due]
     assert jobs_database.query("SELECT next_tick_at FROM qg_jobs_schedule") == [(due + timedelta(hours=6),)]
     assert jobs_database.count() == 1
 
 
-def test_a_schedule_survives_restarts(make_queue: MakeQueue, jobs_database: Database):
-    make_queue().schedule("@every 2h", Beat())
+def test_a_schedule_survives_restarts(make_schedules: MakeSchedules, jobs_database: Database):
+    make_schedules().declare(Schedule.of("@every 2h", Beat()))
     jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = now() + interval '7 minutes'")
     before = jobs_database.value("SELECT next_tick_at FROM qg_jobs_schedule")
-    another = make_queue()
-    another.schedule("@every 2h", Beat())
-    another._tick()
+    another = make_schedules()
+    another.declare(Schedule.of("@every 2h", Beat()))
+    another.tick()
     assert jobs_database.query("SELECT next_tick_at FROM qg_jobs_schedule") == [(before,)]
     assert jobs_database.count() == 0
 
@@ -207,34 +209,34 @@ def test_a_cron_spec_ticks_when_its_calendar_says(queue: jobs.PostgresJobs, jobs
     assert (following.hour, following.minute, following.second) == (20, 30, 0)
 
 
-def test_only_what_a_live_process_declares_fires(make_queue: MakeQueue, jobs_database: Database):
-    make_queue().schedule("@every 1h", Beat())
+def test_only_what_a_live_process_declares_fires(make_schedules: MakeSchedules, jobs_database: Database):
+    make_schedules().declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("UPDATE qg_jobs_schedule SET spec = '@every 2h'")  # as if a version before had declared it
-    queue = make_queue()
-    queue.schedule("@every 1h", Beat())
+    schedules = make_schedules()
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     make_due(jobs_database)
-    queue._tick()
+    schedules.tick()
     assert jobs_database.query(
         "SELECT spec FROM qg_jobs_tick JOIN qg_jobs_schedule ON schedule = qg_jobs_schedule.id"
     ) == [("@every 1h",)]
 
 
-def test_another_queue_has_schedules_of_its_own(make_queue: MakeQueue, jobs_database: Database):
+def test_another_queue_has_schedules_of_its_own(make_schedules: MakeSchedules, jobs_database: Database):
     for name in ("mail", "reports"):
-        queue = make_queue(queue=name)
-        queue.schedule("@every 1h", Beat())
+        schedules = make_schedules(queue=name)
+        schedules.declare(Schedule.of("@every 1h", Beat()))
         make_due(jobs_database)
-        queue._tick()
+        schedules.tick()
     assert jobs_database.query("SELECT queue FROM que_jobs ORDER BY queue") == [("mail",), ("reports",)]
 
 
-def test_a_schedule_whose_row_somebody_removed_is_declared_again(queue: jobs.PostgresJobs, jobs_database: Database):
-    queue.schedule("@every 1h", Beat())
+def test_a_schedule_whose_row_somebody_removed_is_declared_again(schedules: Schedules, jobs_database: Database):
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("DELETE FROM qg_jobs_schedule")
-    queue._tick()
+    schedules.tick()
     assert jobs_database.value("SELECT count(*) FROM qg_jobs_schedule") == 1
     make_due(jobs_database)
-    queue._tick()
+    schedules.tick()
     assert len(ticks(jobs_database)) == 1
 
 
@@ -276,19 +278,19 @@ def test_a_database_that_is_away_is_waited_for(
 
 
 def test_a_schedule_whose_job_cant_be_enqueued_doesnt_keep_others_from_firing(
-    queue: jobs.PostgresJobs, jobs_database: Database
+    schedules: Schedules, jobs_database: Database
 ):
     for hours in (1, 2, 3):
-        queue.schedule(f"@every {hours}h", Beat())
+        schedules.declare(Schedule.of(f"@every {hours}h", Beat()))
     make_due(jobs_database)
     jobs_database.query("ALTER TABLE qg_jobs_tick ADD CONSTRAINT no CHECK (schedule <> 1)")
     try:
         with pytest.raises(psycopg2.errors.CheckViolation):
-            queue._tick()
+            schedules.tick()
     finally:
         jobs_database.query("ALTER TABLE qg_jobs_tick DROP CONSTRAINT no")
     assert jobs_database.count() == 2
-    assert queue._tick() == 30.0
+    assert schedules.tick() == 30.0
     assert jobs_database.count() == 3
 
 
@@ -306,37 +308,37 @@ def test_a_payload_with_a_set_is_one_schedule_in_every_process(
 
 
 def test_a_schedule_that_couldnt_be_declared_again_isnt_forgotten(
-    queue: jobs.PostgresJobs, jobs_database: Database, monkeypatch: pytest.MonkeyPatch
+    schedules: Schedules, jobs_database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    queue.schedule("@every 1h", Beat())
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("DELETE FROM qg_jobs_schedule")
     with monkeypatch.context() as patch:
         patch.setattr("qg.jobs.schedules.INSERT_SCHEDULE", Statement("SELECT 1 / 0"))
         with pytest.raises(psycopg2.Error):
-            queue._tick()
-    queue._tick()
+            schedules.tick()
+    schedules.tick()
     make_due(jobs_database)
-    queue._tick()
+    schedules.tick()
     assert jobs_database.count() == 1
 
 
-def test_a_schedule_that_somebody_put_off_for_ever_stops_no_other(queue: jobs.PostgresJobs, jobs_database: Database):
-    queue.schedule("@every 1h", Beat())
+def test_a_schedule_that_somebody_put_off_for_ever_stops_no_other(schedules: Schedules, jobs_database: Database):
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = 'infinity'")
-    queue.schedule("@every 2h", Beat())
+    schedules.declare(Schedule.of("@every 2h", Beat()))
     jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = now() WHERE spec = '@every 2h'")
-    assert queue._tick() == 30.0
+    assert schedules.tick() == 30.0
     assert jobs_database.count() == 1
 
 
-def test_ticks_are_counted_and_traced_like_any_enqueuing(make_queue: MakeQueue, jobs_database: Database):
+def test_ticks_are_counted_and_traced_like_any_enqueuing(make_schedules: MakeSchedules, jobs_database: Database):
     spans, metrics = InMemorySpanExporter(), InMemoryMetricReader()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    queue = make_queue(tracer_provider=provider, meter_provider=MeterProvider([metrics]))
-    queue.schedule("@every 1h", Beat())
+    schedules = make_schedules(telemetry=Telemetry(MeterProvider([metrics]), provider))
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     make_due(jobs_database)
-    queue._tick()
+    schedules.tick()
     (span,) = spans.get_finished_spans()
     carrier = jobs_database.value("SELECT payload #>> '{ctx,carrier,traceparent}' FROM jobs")
     assert span.name == "enqueue"

@@ -14,6 +14,8 @@ from ticking_process import Beat
 
 import qg
 from qg import jobs
+from qg.jobs.drafts import Schedule
+from qg.jobs.schedules import Schedules
 
 TABLES = ["qg_jobs_history", "qg_jobs_schedule", "qg_jobs_tick", "qg_jobs_worker_pool"]
 
@@ -144,15 +146,12 @@ def test_prune_ticks_by_age_and_by_count_of_each_schedule(
     assert jobs_database.query("SELECT schedule, job_id FROM qg_jobs_tick ORDER BY 1, 2") == left
 
 
-def test_a_tick_that_was_pruned_doesnt_fire_again(
-    make_queue: Callable[..., jobs.PostgresJobs], jobs_database: Database
-):
-    queue = make_queue(poll_interval=60.0)
-    queue.schedule("@every 1h", Beat())
+def test_a_tick_that_was_pruned_doesnt_fire_again(schedules: Schedules, jobs_database: Database):
+    schedules.declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("UPDATE qg_jobs_schedule SET next_tick_at = now()")
-    queue._tick()
+    schedules.tick()
     assert jobs.prune_ticks(jobs_database.dsn, keep=0) == 1
-    queue._tick()
+    schedules.tick()
     assert jobs_database.count() == 1
 
 

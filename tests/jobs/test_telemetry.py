@@ -23,6 +23,7 @@ from support import PATIENCE, Database, as_args, eventually
 
 import qg
 from qg import jobs
+from qg.jobs.memory_store import MemoryStore
 
 LONG = 3600.0
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -586,17 +587,31 @@ def test_a_commit_that_fails_is_the_failure_of_the_run(
 
 
 class BrokenProcessor(SpanProcessor):
-    """What sees spans, and can't bear those of jobs."""
+    """What raises where the span of a job begins, or where it ends."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self._raise_in("on_start", span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        if span.name.startswith("job: "):
+        self._raise_in("on_end", span)
+
+    def _raise_in(self, place: str, span: Any) -> None:
+        if place == self._place and span.name.startswith("job: "):
             raise OSError("the collector is away")
 
 
-def test_a_span_that_cant_be_ended_costs_neither_the_job_nor_the_worker(
-    make: Callable[..., Any], telemetry: Telemetry
+@pytest.mark.parametrize("place", ["on_start", "on_end"])
+def test_a_span_that_cant_be_begun_or_ended_costs_neither_the_job_nor_the_worker(
+    request: pytest.FixtureRequest,
+    make: Callable[..., Any],
+    telemetry: Telemetry,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
 ) -> None:
-    telemetry.tracer_provider.add_span_processor(BrokenProcessor())
+    telemetry.tracer_provider.add_span_processor(BrokenProcessor(place))
     queue = make(pool_size=1)
     seen: list[int] = []
 
@@ -608,6 +623,11 @@ def test_a_span_that_cant_be_ended_costs_neither_the_job_nor_the_worker(
     eventually(lambda: len(seen) >= 2, "both jobs")
     assert queue.shutdown(PATIENCE)
     assert seen == [1, 2]
+    assert caplog.text.count("telemetry_failed type=test_telemetry.Greet") == 2
+    assert "job_failed" not in caplog.text
+    if isinstance(queue, jobs.PostgresJobs):
+        database = request.getfixturevalue("jobs_database")
+        assert database.query("SELECT job_id, success FROM qg_jobs_history ORDER BY id") == [(1, True), (2, True)]
 
 
 # Metrics
@@ -639,7 +659,8 @@ def test_enqueued_jobs_are_counted_by_type_and_success(
     def refuse(*arguments: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr(queue, "_store", refuse)
+    monkeypatch.setattr(qg.Client, "enqueue", refuse)
+    monkeypatch.setattr(MemoryStore, "add", refuse)
     with pytest.raises(jobs.ErrEnqueueFailed, match="no room"):
         queue.enqueue(Sweep())
     assert telemetry.counts("qg_client_enqueue") == {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from insides import pending
 from support import run_pytest
 
 from qg import jobs
@@ -230,7 +231,7 @@ def test_it_begins_no_thread_and_keeps_its_jobs(job_queue: jobs.TestQueue) -> No
     job_queue.start()
     job_queue.enqueue(Greet(1))
     assert threading.active_count() == threads
-    assert job_queue._conductor._due == {}
+    assert pending(job_queue) == {}
     assert job_queue.jobs() == [Greet(1)]
 
 

@@ -1,4 +1,4 @@
-"""Running a job: its JobFunc is found, gets its payload and its context, and its failures have one shape."""
+"""Running the JobFunc of a job: it gets its payload and its context, and its failures get one shape."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from contextvars import copy_context
 from typing import Any
 
 from qg.failures import Logger, PlainFailure, headline
-from qg.handlers import finish, unknown_type
+from qg.handlers import finish as run_to_end
+from qg.handlers import unknown_type
 from qg.job import Job
-from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, RunningJob, current_tx, current_user, running_job
+from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, JobScope, current_scope, current_tx, current_user
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Function, Functions
@@ -18,7 +19,7 @@ __all__ = ["read_envelope", "run_job_func"]
 
 
 def read_envelope(job: Job) -> PersistencePayload | None:
-    """Return what is stored of *job*, None if this package didn't store it."""
+    """Return what is stored of *job*; None if this package didn't store it."""
     try:
         return PersistencePayload.read(job.args)
     except ValueError:
@@ -29,7 +30,7 @@ def run_job_func(
     functions: Functions,
     job: Job,
     envelope: PersistencePayload | None,
-    running: RunningJob,
+    scope: JobScope,
     logger: Logger,
     tx: Any,
 ) -> None:
@@ -39,7 +40,7 @@ def run_job_func(
         functions: where the JobFunc is.
         job: what is to be done.
         envelope: what read_envelope() gave.
-        running: what enqueue() finds in the JobFunc.
+        scope: what enqueue() finds in the JobFunc.
         logger: to be told the job's id and type.
         tx: the job's transaction.
 
@@ -62,18 +63,18 @@ def run_job_func(
             user_id=envelope.ctx.user_id or None,
             logger=JobLogger(logger, {"job_id": job.id, "job_type": job.type}),
         )
-        copy_context().run(_call, function, context, payload, running)
+        copy_context().run(_call, function, context, payload, scope)
     except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit and CancelledError too: they end the job
         raise ErrJobFuncFailed(headline(error)) from error
     finally:
-        running.end()
+        scope.end()
 
 
-def _call(function: Function, context: Context, payload: Any, running: RunningJob) -> None:
+def _call(function: Function, context: Context, payload: Any, scope: JobScope) -> None:
     CTX_JOB_ID.set(context.job_id)
     current_user.set(context.user_id)
     current_tx.set(None)
-    running_job.set(running)
-    finish(function.call(context, payload))
+    current_scope.set(scope)
+    run_to_end(function.call(context, payload))

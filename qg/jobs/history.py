@@ -1,11 +1,11 @@
-"""An attempt to work a job from the table: its JobFunc, its history and its deletion are one transaction."""
+"""AttemptHistory: the row that qg_jobs_history gets for each attempt, in the transaction of the job."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -14,48 +14,54 @@ from psycopg2.extensions import connection
 from qg.driver import plain_cursor
 from qg.failures import Logger, describe, headline, storable
 from qg.job import Job
-from qg.jobs.context import RunningJob
+from qg.jobs.context import JobScope
+from qg.jobs.core import observe, row_of
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
-from qg.jobs.running import read_envelope, run_job_func
+from qg.jobs.job_func import read_envelope, run_job_func
 from qg.jobs.tables import BEGIN_ATTEMPT, END_ATTEMPT, INSERT_ATTEMPT
-from qg.jobs.telemetry import Run, Telemetry
-from qg.tables import Row, Statement
+from qg.jobs.telemetry import JobSpan, Telemetry
+from qg.tables import Statement
 from qg.verdicts import Discard, Reschedule
 
-__all__ = ["Attempt"]
+__all__ = ["AttemptHistory"]
 
 
-class Attempt:
-    """One attempt at *job*, followed to its end as the job's observer.
+class AttemptHistory:
+    """The history of one attempt at *job*; the core calls it as the job's observer.
 
-    The worker deletes the job in the transaction that run() leaves open, and commits it. Where
-    something fails, it rolls everything back, and writes what record() says together with the retry.
+    run() runs the JobFunc and writes the row of a success. The worker deletes the job in the same
+    transaction, and commits it. Where something fails, the worker rolls everything back, asks
+    record() for the row of the failure, and writes that row together with the retry.
     """
 
     def __init__(self, job: Job, telemetry: Telemetry, logger: Logger) -> None:
         self._job = job
-        self._row = cast("Row", job._row)  # a locked job has one
+        self._row = row_of(job)
         self._envelope = read_envelope(job)
         self._logger = logger
-        self._run = Run(telemetry, job, self._envelope.ctx.carrier if self._envelope else {}, logger)
+        self._span = JobSpan(telemetry, job, self._envelope, logger)
         self._started_at: str | None = None
-        job._observer = self
+        observe(job, self)
 
-    def run(self, functions: Functions, queue: object) -> None:
-        """Run the JobFunc and write the history, on the job's connection, in a transaction that is left open.
+    def run(self, functions: Functions, scope: JobScope) -> None:
+        """Run the JobFunc and write the history, in the job's transaction, which is left open.
+
+        Args:
+            functions: where the JobFunc is.
+            scope: the job's, with its transaction.
 
         Raises:
             PlainFailure, Reschedule, Discard, ErrJobFuncFailed: as run_job_func().
             psycopg2.Error: if the database failed.
         """
-        tx = self._job.tx
+        tx = scope.tx
         with plain_cursor(tx) as cur:
             cur.execute(BEGIN_ATTEMPT.plain_sql)
             ((self._started_at,),) = cur.fetchall()
-        with self._run.current():
-            run_job_func(functions, self._job, self._envelope, RunningJob(queue, tx), self._logger, tx)
+        with self._span.current():
+            run_job_func(functions, self._job, self._envelope, scope, self._logger, tx)
         with plain_cursor(tx) as cur:
             try:
                 cur.execute(END_ATTEMPT.plain_sql, self._history(None))
@@ -80,13 +86,13 @@ class Attempt:
 
     def settled(self, error: BaseException | None) -> None:
         """End the span."""
-        self._run.end(error)
+        self._span.end(error)
 
     def _history(self, run_error: str | None) -> tuple[Any, ...]:
         row, args = self._row, self._row.args
         if self._envelope is not None:
             processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
-            with suppress(ValueError):  # a number beyond Python's stays as it is
+            with suppress(ValueError):  # args with a number that Python can't hold stay as they are
                 args = json.dumps(processed.to_builtins(), allow_nan=False)
         return (
             row.id,
