@@ -65,7 +65,17 @@ def leftovers(database: Database) -> list[str]:
     return [name for (name,) in tables] + [str(job) for job in database.jobs()]
 
 
-def test_the_demo_counts_every_file_once_and_shows_the_retry(folder: Path, database: Database) -> None:
+def test_the_demo_counts_every_file_once_and_shows_the_retry(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = demo.Display.stats
+
+    def show_and_let_the_job_be_retried(*arguments: Any) -> None:
+        show(*arguments)
+        database.query("UPDATE que_jobs SET run_at = now()")
+
+    monkeypatch.setattr(demo, "_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(demo.Display, "stats", show_and_let_the_job_be_retried)
     result = run("demo", "--path", folder, "--dsn", database.dsn)
     assert result.exit_code == 0, result.output
     for said in (

@@ -184,12 +184,15 @@ def test_a_job_starts_without_waiting_for_the_interval_whoever_enqueued_it(
 
 def test_other_queues_wake_nobody(network: Network, notifying: Database) -> None:
     work = Worked()
-    with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 2, queue="mine", interval=NEVER):
-        eventually(lambda: idle(notifying, 2))
+    with (
+        qg.Client(network.dsn) as client,
+        qg.WorkerPool(client, {"MyJob": work}, 2, queue="mine", interval=NEVER) as pool,
+    ):
+        eventually(lambda: asleep(pool) == 2)
         before = takes(network)
         notifying.query("INSERT INTO jobs (job_class, queue) VALUES ('MyJob', 'other')")
         notifying.query("INSERT INTO jobs (job_class, queue) VALUES ('MyJob', 'mine')")
-        eventually(lambda: len(work.ids) == 1 and idle(notifying, 2))
+        eventually(lambda: len(work.ids) == 1 and asleep(pool) == 2)
         assert takes(network) - before <= 3
 
 
