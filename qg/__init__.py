@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from qg import activejob, testing
 from qg.client import Client
+from qg.database.foreign import Conner, Queryer, Txer
+from qg.database.session import prepare_statements
 from qg.errors import (
     ErrAgain,
     ErrClientClosed,
@@ -34,16 +36,14 @@ from qg.errors import (
     ErrUnusable,
     QgError,
 )
-from qg.handlers import WorkFunc, WorkMap
 from qg.job import Job
 from qg.schema import migrate, schema_version
-from qg.session import prepare_statements
 from qg.stats import JobState, JobStats
 from qg.tables import PollStrategy
-from qg.transactions import Conner, Queryer, Txer
 from qg.verdicts import Discard, Reschedule
 from qg.worker import Worker
 from qg.workerpool import WorkerPool
+from qg.working.handlers import WorkFunc, WorkMap
 
 __version__ = "0.1.0.dev0"
 

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import psycopg2
+from typing import TYPE_CHECKING, TypeVar
 
 from qg.backoff import Backoff, exponential
-from qg.connections import source_from, transaction
-from qg.errors import ErrClientClosed, ErrInvalidJob, ErrInvalidOption
-from qg.failures import Logger, one_line
-from qg.fields import check_queue, draft_of
-from qg.handlers import WorkMap, checked_work_map
-from qg.job import Job
-from qg.known import MIGRATED, KnownTable
-from qg.locks import LockContext
-from qg.picker import Picker
-from qg.session import Session
+from qg.database.database import Database
+from qg.database.session import Session
+from qg.enqueuing.fields import check_queue
+from qg.enqueuing.storing import Storing, drafted, fill_in
+from qg.errors import ErrInvalidJob, ErrInvalidOption
+from qg.failures import Logger
+from qg.job import Job, locked_attempt_of
+from qg.locking.attempt import Attempt
 from qg.stats import JobState, JobStats
-from qg.synchronous import Synchronous
-from qg.tables import Draft, Row, Statement, Table, detect, timestamp
-from qg.tables.locking import array
-from qg.taking import Taker
-from qg.transactions import rows_in
+from qg.tables import Row, Table, timestamp
+from qg.working.at_once import AtOnce
+from qg.working.engine import Engine
+from qg.working.handlers import WorkMap, checked_work_map
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client"]
+__all__ = ["Client", "engine_of"]
 
 _Result = TypeVar("_Result")
 
@@ -88,20 +81,14 @@ class Client:
         if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):
             raise ErrInvalidOption(f"logger must be a logging.Logger, not {logger!r}")
         work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
-        self._source = source_from(source)
+        self._database = Database(source, logger or logging.getLogger("qg"))
+        self._engine = Engine(self._database, backoff, maximum_retry_count, job_class)
+        self._at_once = None if work_map is None else AtOnce(work_map, job_class, self.logger)
+        # Guards the attempts that lock_job() gave out, and to whom, and that it gives out none after close().
         self._mutex = threading.Lock()
-        self._closed = False
-        # The jobs that lock_job() gave out, by their identity: a subclass may not be hashable.
-        self._given_out: weakref.WeakValueDictionary[int, Job] = weakref.WeakValueDictionary()
-        self._known = KnownTable(self._source)
-        logger = logger or logging.getLogger("qg")
-        self._taker = Taker(self._known, logger)
-        self._context = LockContext(self._known, backoff, maximum_retry_count, logger, self._open, self._taker.released)
-        self._enlisting_failed = threading.Event()
-        self._picker = Picker(self._taker, self._context, job_class)
-        self._synchronous = None if work_map is None else Synchronous(work_map, job_class, self._context.logger)
+        self._given_out: weakref.WeakKeyDictionary[Attempt, threading.Thread] = weakref.WeakKeyDictionary()
         # Prepared once here, so that a table which only looks right shows now and not at the first job.
-        self._lease().give_back()
+        self._database.lease().give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +99,12 @@ class Client:
     @property
     def logger(self) -> Logger:
         """What the client, its jobs and its workers log to."""
-        return self._context.logger
+        return self._database.logger
+
+    @property
+    def runs_synchronously(self) -> bool:
+        """Whether the client was given a work map, and enqueue() runs jobs at once."""
+        return self._at_once is not None
 
     def close(self) -> None:
         """Take nothing more, and close the connections that qg opened and nobody uses.
@@ -122,16 +114,16 @@ class Client:
         released. A second call does nothing. Mirrors Go's ``Client.Close``.
         """
         with self._mutex:
-            self._closed = True
-            given_out = list(self._given_out.values())
-        for job in given_out:
-            if job._left_lying():
+            self._database.refuse_leases()
+            given_out = list(self._given_out.items())
+        for attempt, thread in given_out:
+            # Nobody else can be working it, as far as we can see from this thread.
+            if not attempt.entered and (thread is threading.current_thread() or not thread.is_alive()):
                 try:
-                    job.done()
+                    attempt.done()
                 except Exception:  # the commit that it owed failed; the other jobs are released all the same
-                    self.logger.exception("release_failed id=%d", job.id)
-        self._source.close()
-        self._known.tell()
+                    self.logger.exception("release_failed id=%d", attempt.row.id)
+        self._database.close()
 
     def enqueue(self, job: Job) -> Job:
         """Store *job*, committed at once, and return it with what the row has.
@@ -145,16 +137,14 @@ class Client:
             ErrInvalidJob: if a field can't be stored, or the job is locked.
             psycopg2.Error: if the database refuses; nothing is stored then.
         """
-        draft = self._draft(job)
-        if self._synchronous and job.run_at is None:
-            with self._session() as session:
-                row = self._synchronous.run(self._fitting(job, draft, self._table), session, self._table)
+        jobs = drafted([job])
+        if self._at_once is not None and job.run_at is None:
+            table, (draft,) = self._made_for_table(jobs.fitting)
+            with self._database.session() as session:
+                _fill_in_rescheduled(job, self._at_once.run(draft, session, table))
         else:
-            row = self._with_table(lambda session, table: self._insert(session, table, job, draft))
-        return _filled(job, row)
-
-    def _insert(self, session: Session, table: Table, job: Job, draft: Draft) -> Row:
-        return Row.read(session.run(table.insert_job, self._fitting(job, draft, table)[: table.width])[0][0])
+            self._store(jobs.one_in)
+        return job
 
     def enqueue_in_tx(self, job: Job, tx: object) -> Job:
         """Store *job* in the caller's transaction: it lives and dies with that.
@@ -172,12 +162,13 @@ class Client:
             ErrMissingType, ErrInvalidJob: as enqueue(), before *tx* is touched.
             Exception: what the driver of *tx* raises passes through.
         """
-        table, (draft,) = self._fitting_in_tx([job], [self._draft(job)])
-        if self._synchronous and job.run_at is None:
-            row = self._synchronous.run_in_tx(draft, tx, table)
+        jobs = drafted([job])
+        if self._at_once is not None and job.run_at is None:
+            table, (draft,) = self._made_for_table(jobs.fitting)
+            _fill_in_rescheduled(job, self._at_once.run_in_tx(draft, tx, table))
         else:
-            row = Row.read(self._rows_in(tx, table.insert_job, draft[: table.width])[0][0])
-        return _filled(job, row)
+            self._store_in_tx(jobs.one_in, tx)
+        return job
 
     def enqueue_batch(self, jobs: Iterable[Job], *, notify: bool = False) -> list[Job]:
         """Store all *jobs* or none, committed at once, and return them with their ids.
@@ -194,32 +185,24 @@ class Client:
         Raises:
             ErrMissingType, ErrInvalidJob: as enqueue(), before anything is written.
         """
-        batch, drafts = self._drafts(jobs)
-        if self._synchronous:
-            return [self.enqueue(job) for job in batch]
-        if not batch:
-            return []
-
-        def insert(session: Session, table: Table) -> list[Job]:
-            statement = table.insert_jobs if notify else table.insert_jobs_quietly
-            given = self._all_fitting(batch, drafts, table)
-            return _all_filled(batch, given, session.run(statement, _arrays(given, table)))
-
-        return self._with_table(insert)
+        batch = drafted(jobs)
+        if self._at_once is not None:
+            return [self.enqueue(job) for job in batch.jobs]
+        if batch.jobs:
+            self._store(lambda table: batch.all_in(table, notify=notify))
+        return batch.jobs
 
     def enqueue_batch_in_tx(self, jobs: Iterable[Job], tx: object, *, notify: bool = False) -> list[Job]:
         """Store all *jobs* in the caller's transaction and return them with their ids.
 
         As enqueue_batch(), on *tx* as enqueue_in_tx() has it.
         """
-        batch, drafts = self._drafts(jobs)
-        if self._synchronous:
-            return [self.enqueue_in_tx(job, tx) for job in batch]
-        if not batch:
-            return []
-        table, given = self._fitting_in_tx(batch, drafts)
-        statement = table.insert_jobs if notify else table.insert_jobs_quietly
-        return _all_filled(batch, given, self._rows_in(tx, statement, _arrays(given, table)))
+        batch = drafted(jobs)
+        if self._at_once is not None:
+            return [self.enqueue_in_tx(job, tx) for job in batch.jobs]
+        if batch.jobs:
+            self._store_in_tx(lambda table: batch.all_in(table, notify=notify), tx)
+        return batch.jobs
 
     def lock_job(self, queue: str = "") -> Job | None:
         """Lock the next due job of *queue*, or return None. The caller must call done().
@@ -242,24 +225,22 @@ class Client:
             psycopg2.Error: if the database can't be reached.
         """
         check_queue(queue)
-        while True:
-            session, table = self._lease(), self._table
-            try:
-                job = self._picker.pick(session, queue)
-            except BaseException as error:
-                try:
-                    if not self._is_migrated(error, table, session):
-                        raise
-                finally:
-                    # Between lock and check the session may hold a lock: only closing it is safe.
-                    session.discard()
-                continue
-            if job is None:
-                session.give_back()
-                return None
-            with self._mutex:
-                self._given_out[id(job)] = job
-            return job
+        session = self._database.lease()
+        try:
+            job = self._database.on_table(session, lambda table: self._engine.jobs.take(session, table, queue))
+        except BaseException:
+            # Between lock and check the session may hold a lock: only closing it is safe.
+            session.close_now()
+            raise
+        if job is None:
+            session.give_back()
+            return None
+        with self._mutex:
+            if not self._database.closed:
+                self._given_out[locked_attempt_of(job)] = threading.current_thread()
+                return job
+        job.done()
+        raise self._database.closed_error()
 
     def stats(self) -> list[JobStats]:
         """Return how each type stands in each queue, ordered by queue and type.
@@ -270,7 +251,7 @@ class Client:
             ErrClientClosed: after close().
             psycopg2.Error: if the database can't be reached.
         """
-        rows = self._with_table(lambda session, table: session.run(table.stats))
+        rows = self._database.run(lambda session, table: session.run(table.stats))
         return [
             JobStats(queue, job_type, count, working, errored, highest, timestamp(oldest))
             for queue, job_type, count, working, errored, highest, oldest in rows
@@ -286,7 +267,7 @@ class Client:
             ErrClientClosed: after close().
             psycopg2.Error: if the database can't be reached, or doesn't let us read que_lockers.
         """
-        rows = self._with_table(lambda session, table: session.run(table.job_states))
+        rows = self._database.run(lambda session, table: session.run(table.job_states))
         return [
             JobState(
                 number,
@@ -303,131 +284,45 @@ class Client:
             for number, queue, job_type, priority, due, errors, backend, pid, host, since in rows
         ]
 
-    @property
-    def _table(self) -> Table:
-        return self._known.table
+    def _store(self, storing_in: Callable[[Table], Storing]) -> None:
+        """Store jobs on a session of our own, committed at once."""
 
-    def _with_table(self, run: Callable[[Session, Table], _Result]) -> _Result:
-        """Lease a session, *run* something on it, and again if the table turned out to be another one."""
-        while True:
-            table = self._table
-            with self._session() as session:
-                try:
-                    return run(session, table)
-                except (*MIGRATED, ErrInvalidJob):
-                    if not session.finds_another(table):
-                        raise
+        def store(session: Session, table: Table) -> None:
+            storing = storing_in(table)
+            storing.fill_in(session.run(storing.statement, storing.params))
 
-    def _rows_in(self, tx: object, statement: Statement, params: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Run *statement* in the caller's transaction; if that fails, look whether the table was migrated."""
+        self._database.run(store)
+
+    def _store_in_tx(self, storing_in: Callable[[Table], Storing], tx: object) -> None:
+        """Store jobs in the caller's transaction."""
+        table, storing = self._made_for_table(storing_in)
+        storing.fill_in(self._database.rows_in(tx, table, storing.statement, storing.params))
+
+    def _made_for_table(self, make: Callable[[Table], _Result]) -> tuple[Table, _Result]:
+        """Return the table, and what *make* makes for it, while a transaction of the caller's is open.
+
+        Raises:
+            ErrInvalidJob: as *make* does, even after a look whether the table was migrated.
+        """
+        table = self._database.table
         try:
-            return rows_in(tx, statement, params)
-        except Exception:  # of whatever driver; the caller hears of it, and the next try may succeed
-            self._look_again()
-            raise
-
-    def _look_again(self) -> None:
-        """Look which table there is while a transaction of the caller's is open, if there is a connection for it."""
-        if self._source.spare() != 0:
-            # Without a Session, whose statements would wait for whoever waits for that transaction.
-            with suppress(Exception), transaction(self._source) as cur:
-                self._known.has_become(detect(cur))
-
-    def _is_migrated(self, error: BaseException, table: Table, session: Session | None) -> bool:
-        """Whether *error* came because the table isn't *table* any more; asks on *session* if it can."""
-        if not isinstance(error, MIGRATED):
-            return False
-        if session is not None and session.idle:
-            return session.finds_another(table)
-        return self._table is not table
-
-    def _enlist(self, session: Session, queue: str, workers: int = 0) -> bool:
-        """Register *session* as a locker's, to be notified of jobs for *workers*; if it can't be, say so once."""
-        table = self._table
-        try:
-            session.enlist(workers, queue, listening=workers > 0)
-        except psycopg2.ProgrammingError as error:
-            if session.finds_another(table):
-                return self._enlist(session, queue, workers)
-            if not self._enlisting_failed.is_set():
-                self._enlisting_failed.set()
-                self.logger.warning(
-                    "not_enlisted: %s; nobody sees in que_lockers what this process works, and it isn't notified "
-                    "of jobs; grant SELECT, INSERT and DELETE on que_lockers",
-                    one_line(error),
-                )
-            return False
-        return True
-
-    def _lease(self) -> Session:
-        self._require_open()
-        return self._open()
-
-    def _open(self) -> Session:
-        """Lease a session even from a closed client, for a job that is still being worked."""
-        return Session(self._source, self._known)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ErrClientClosed("this client was closed and takes nothing more; create another one")
-
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        session = self._lease()
-        try:
-            yield session
-        finally:
-            session.give_back()
-
-    def _draft(self, job: Job) -> Draft:
-        if not isinstance(job, Job):
-            raise ErrInvalidJob(f"only a qg.Job can be enqueued, not {type(job).__name__}")
-        if job._locked is not None:
-            raise ErrInvalidJob(f"{job!r} is locked and so in the queue already; enqueue a new Job")
-        return draft_of(job)
-
-    def _drafts(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Draft]]:
-        batch = list(jobs)
-        drafts = [self._draft(job) for job in batch]
-        if len({id(job) for job in batch}) < len(batch):
-            raise ErrInvalidJob("a batch has the same Job object twice, which can't have two ids; make one each")
-        return batch, drafts
-
-    def _fitting(self, job: Job, draft: Draft, table: Table) -> Draft:
-        if table.wants_array and job._one_argument:
-            draft = draft._replace(args=f"[{draft.args}]")
-        return table.fit(draft)
-
-    def _fitting_in_tx(self, batch: list[Job], drafts: list[Draft]) -> tuple[Table, list[Draft]]:
-        table = self._table
-        try:
-            return table, self._all_fitting(batch, drafts, table)
+            return table, make(table)
         except ErrInvalidJob:
-            self._look_again()
-            if self._table is table:
+            if not self._database.recheck_apart(table):
                 raise
-            return self._table, self._all_fitting(batch, drafts, self._table)
-
-    def _all_fitting(self, batch: list[Job], drafts: list[Draft], table: Table) -> list[Draft]:
-        return [self._fitting(job, draft, table) for job, draft in zip(batch, drafts, strict=True)]
+        table = self._database.table
+        return table, make(table)
 
 
-def _filled(job: Job, row: Row | None) -> Job:
+def engine_of(client: Client) -> Engine:
+    """Return what works the jobs of *client*, for the rest of qg. It isn't public, so Client doesn't offer it."""
+    return client._engine
+
+
+def _fill_in_rescheduled(job: Job, row: Row | None) -> None:
+    """Fill in what was stored of a job that ran at once; None if it is done."""
     if row is not None:
-        job._row = row
-        job.queue, job.priority, job.run_at = row.queue, row.priority, row.due
-    return job
-
-
-def _all_filled(batch: list[Job], given: list[Draft], rows: list[tuple[Any, ...]]) -> list[Job]:
-    for job, draft, (number, run_at) in zip(batch, given, json.loads(rows[0][0]), strict=True):
-        queue, priority, _, job_type, args, kwargs, tags = draft
-        _filled(job, Row(number, queue, priority, run_at, job_type, args, 0, None, kwargs, tags))
-    return batch
-
-
-def _arrays(given: list[Draft], table: Table) -> list[str]:
-    return [array(column) for column in list(zip(*given, strict=True))[: table.width]]
+        fill_in(job, row)
 
 
 def _is_count(number: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from qg.connections import source_from, transaction
+from qg.database.sources import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import migrations, version_of
 

@@ -1,4 +1,4 @@
-"""Whether a signal has interrupted this very thread."""
+"""Signal handlers: whether one runs below us, and whether one wants the process to end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import functools
 import signal
 import sys
 import threading
-from types import CodeType
+from collections.abc import Iterator
+from types import CodeType, FrameType
 
-__all__ = ["in_signal_handler"]
+__all__ = ["ends_process", "in_signal_handler"]
 
 
 def in_signal_handler() -> bool:
@@ -17,15 +18,40 @@ def in_signal_handler() -> bool:
     The code that was interrupted goes on only when the handler returns, and may hold any lock
     meanwhile, the log's for instance: to wait there for another thread can be to wait for ever.
     """
-    if threading.current_thread() is not threading.main_thread():
+    return _is_main_thread() and _is_below_handler(_callers(sys._getframe(1)))  # the way to see who calls
+
+
+def ends_process(error: BaseException) -> bool:
+    """Return whether *error* is there to end the process, and not the failure of what it interrupted.
+
+    That is Ctrl-C, and what a signal handler raises that is no Exception, such as SystemExit. It comes to
+    the main thread alone.
+    """
+    if isinstance(error, Exception) or not _is_main_thread():
         return False
+    return isinstance(error, KeyboardInterrupt) or _is_below_handler(_raisers(error))
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_below_handler(frames: Iterator[FrameType]) -> bool:
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    frame = sys._getframe(1)
+    return any(frame.f_code in handlers for frame in frames)
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
-        if frame.f_code in handlers:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+        yield frame
+        frame = frame.f_back
+
+
+def _raisers(error: BaseException) -> Iterator[FrameType]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
 
 
 def _code_of(handler: object) -> CodeType | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from qg.job import Job
-from qg.transactions import Conner, Queryer
+from qg.database.foreign import Conner, Queryer
+from qg.job import Job, attempt_of, bind
+from qg.locking.attempt import InjectedAttempt
 
 __all__ = ["inject_job_conn", "inject_job_tx"]
 
@@ -22,7 +23,7 @@ def inject_job_conn(job: _AnyJob, conn: Conner) -> _AnyJob:
         job: a job that isn't locked.
         conn: a connection, or what stands for one in the test.
     """
-    job._injected_conn = conn
+    _injected(job).conn = conn
     return job
 
 
@@ -36,5 +37,13 @@ def inject_job_tx(job: _AnyJob, tx: Queryer) -> _AnyJob:
         job: a job that isn't locked.
         tx: a transaction, or what stands for one in the test.
     """
-    job._injected_tx = tx
+    _injected(job).tx = tx
     return job
+
+
+def _injected(job: Job) -> InjectedAttempt:
+    attempt = attempt_of(job)
+    if not (isinstance(attempt, InjectedAttempt) and attempt.held):
+        attempt = InjectedAttempt()
+        bind(job, attempt)
+    return attempt

@@ -5,23 +5,26 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import psycopg2
 
-from qg.client import Client
+from qg.client import Client, engine_of
+from qg.database.outage import Outage
+from qg.database.session import Session
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
 from qg.failures import one_line
-from qg.handlers import WorkMap, checked_work_map
-from qg.listener import Listener
-from qg.outage import Outage
-from qg.polling import Polling
-from qg.session import Session
 from qg.signals import in_signal_handler
-from qg.sleepers import Sleepers
 from qg.tables import PollStrategy
-from qg.worker import Worker, working_now
+from qg.working.handlers import WorkMap, checked_work_map
+from qg.working.listener import Listener
+from qg.working.options import Configurable, WorkOptions
+from qg.working.runner import Runner, running_here
+from qg.working.sleepers import Sleepers
+from qg.working.threads import BackgroundThread, join_all
+from qg.working.work_loop import WorkLoop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,7 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["WorkerPool"]
 
 
-class WorkerPool(Polling):
+class _Stage(Enum):
+    """How far a pool has come."""
+
+    NEW = "not started"
+    STARTING = "start() connects"
+    RUNNING = "its threads were started"
+    STOPPED = "shut down"
+
+
+class WorkerPool(Configurable):
     """*count* workers, each with a thread and a connection. Mirrors Go's ``WorkerPool``.
 
     The threads are daemons: a script that ends without shutdown() ends, and the jobs that were
@@ -43,7 +55,7 @@ class WorkerPool(Polling):
         count: how many workers, 0 or more.
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
         interval: seconds that an idle worker sleeps; None means the environment's
-            QUE_WAKE_INTERVAL, or 5.
+            QUE_WAKE_INTERVAL, or 5. It sleeps 0.05 s at the least.
         batch_size: how many jobs a worker locks at once; as for a Worker.
         poll_strategy: which of the due jobs comes first; as for a Worker.
         only_known_types: whether to leave jobs of other types to others; as for a Worker.
@@ -68,7 +80,7 @@ class WorkerPool(Polling):
         only_known_types: bool = False,
         listen: bool = True,
     ) -> None:
-        super().__init__(queue, interval, batch_size, poll_strategy, only_known_types)
+        super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
         if not isinstance(listen, bool):
             raise ErrInvalidOption(f"listen must be True or False, not {listen!r}")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -76,18 +88,26 @@ class WorkerPool(Polling):
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {type(client).__name__}")
         self.work_map = checked_work_map(work_map)
-        self._client = client
+        self._engine = engine_of(client)
         self._count = count
         self._listen = listen
-        self._workers: list[Worker] = []
-        self._threads: list[threading.Thread] = []
+        self._outage = Outage(client.logger)
+        self._sleepers = Sleepers()
+        self._runners: list[Runner] = []
+        self._loops: list[WorkLoop] = []
+        self._threads: list[BackgroundThread] = []
         self._listener: Listener | None = None
-        # A signal handler may shut the pool down in the middle of the main thread's start().
+        # Guards the stage, and nothing that takes long. A signal handler may interrupt who holds it.
         self._mutex = threading.RLock()
-        self._stopped = False
+        self._stage = _Stage.NEW
+        # Is set whenever no start() is under way.
+        self._not_starting = threading.Event()
+        self._not_starting.set()
 
     def start(self) -> None:
         """Start the workers. Mirrors Go's ``WorkerPool.Start``.
+
+        A shutdown() meanwhile ends it: then it returns without a worker.
 
         Raises:
             ErrPoolState: if the pool was started before, or has been shut down since.
@@ -96,22 +116,20 @@ class WorkerPool(Polling):
             psycopg2.OperationalError: if the database can't be reached at all.
         """
         with self._mutex:
-            if self._stopped:
+            if self._stage is _Stage.STOPPED:
                 raise ErrPoolState("this pool was shut down; create another one")
-            if self._started:
+            if self._stage is not _Stage.NEW:
                 raise ErrPoolState("this pool was started already; create another one for more workers")
+            self._stage = _Stage.STARTING
             self._started = True
-            try:
-                self._workers = self._hire()
-            except BaseException:
-                self._started = False
-                raise
-            if self._stopped:  # by a signal that came meanwhile
-                self._ask_to_stop()
-            self._run_threads()
+            self._not_starting.clear()
+        try:
+            self._start()
+        finally:
+            self._not_starting.set()
 
     def shutdown(self, timeout: float | None = None) -> bool:
-        """Let running jobs finish, take no new ones, and wait for the workers to end.
+        """Let running jobs end, take no new ones, and wait for the workers to end.
 
         Does nothing before start(); may be called again, and from any thread. From one of the
         pool's own handlers, or from a signal handler, it can't wait and doesn't; after a signal
@@ -128,26 +146,16 @@ class WorkerPool(Polling):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._mutex:
-            if not self._started:
+            if self._stage is _Stage.NEW:
                 return True
-            self._stopped = True
+            self._stage = _Stage.STOPPED
         self._ask_to_stop()
-        if working_now.get() in self._workers:
+        if running_here.get() in self._runners:
             return False
         if in_signal_handler():
             atexit.register(self._wait, deadline)
             return False
         return self._wait(deadline)
-
-    def _wait(self, deadline: float | None) -> bool:
-        for thread in self._threads:
-            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
-        if self._listener is not None:
-            self._listener.join(None if deadline is None else max(deadline - time.monotonic(), 0))
-        running = [w for w, thread in zip(self._workers, self._threads, strict=False) if thread.is_alive()]
-        for worker in running:
-            worker._log_still_running()
-        return not running
 
     def __enter__(self) -> Self:
         self.start()
@@ -156,72 +164,92 @@ class WorkerPool(Polling):
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
 
-    def _run_threads(self) -> None:
+    @property
+    def _stopped(self) -> bool:
+        return self._stage is _Stage.STOPPED
+
+    def _start(self) -> None:
+        """Connect, start the threads, and undo all of that where something fails."""
+        sessions: list[Session] = []
         try:
-            for number, worker in enumerate(self._workers, start=1):
-                thread = threading.Thread(target=worker.work, name=f"qg-worker-{self.queue}-{number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
-        except BaseException:  # the system has no more threads
-            self._stopped = True
+            work_map = checked_work_map(self.work_map)
+            self._lease_all(sessions)
+            if sessions and self._listen and not self._stopped:
+                listener = Listener(self._engine, self.queue, self._count, self._sleepers, self.interval)
+                self._listener = listener
+                listener.start(sessions[0])
+            while sessions and not self._stopped:
+                self._start_worker(work_map, sessions)
+        except BaseException:
+            with self._mutex:
+                if not self._threads and not self._stopped:
+                    self._stage = _Stage.NEW
+                    self._started = False
+                else:
+                    self._stage = _Stage.STOPPED
             self._ask_to_stop()
-            for worker in self._workers[len(self._threads) :]:
-                worker._give_session_back()
+            if self._listener is not None:
+                self._listener.join()
             raise
+        finally:
+            for session in sessions:
+                session.give_back()
+        with self._mutex:
+            if not self._stopped:
+                self._stage = _Stage.RUNNING
+        if self._stopped:
+            self._ask_to_stop()
+
+    def _start_worker(self, work_map: WorkMap, sessions: list[Session]) -> None:
+        """Start a worker on the first of *sessions*, which is its own from then on."""
+        runner = Runner(work_map, self._engine.logger)
+        loop = WorkLoop(self._engine, runner, self._options, self._outage, self._sleepers, sessions[0])
+        name = f"qg-worker-{self.queue}-{len(self._threads) + 1}"
+        thread = BackgroundThread(name, loop.run, wake=loop.stop, logger=self._engine.logger)
+        self._runners.append(runner)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        finally:
+            if thread.alive:
+                del sessions[0]
+
+    def _wait(self, deadline: float | None) -> bool:
+        started = self._not_starting.wait(_seconds_until(deadline))
+        ended = join_all(self._threads, _seconds_until(deadline))
+        if self._listener is not None:
+            self._listener.join(_seconds_until(deadline))
+        for runner, thread in zip(self._runners, self._threads, strict=False):
+            if thread.alive:
+                runner.log_still_running()
+        return started and ended
 
     def _ask_to_stop(self) -> None:
-        for worker in self._workers:
-            worker._ask_to_stop()
+        for thread in self._threads:
+            thread.stop()
         if self._listener is not None:
             self._listener.stop()
 
-    def _hire(self) -> list[Worker]:
-        work_map = checked_work_map(self.work_map)
-        outage, sleepers = Outage(self._client.logger), Sleepers()
-        workers: list[Worker] = []
-        sessions = self._lease_all()
-        try:
-            if sessions and self._listen:
-                self._listener = Listener(self._client, self.queue, self._count, sleepers, self.interval)
-                self._listener.start(sessions[0])
-        except BaseException:
-            for session in sessions:
-                session.give_back()
-            raise
-        for session in sessions:
-            worker = Worker(
-                self._client,
-                work_map,
-                queue=self.queue,
-                interval=self.interval,
-                batch_size=self.batch_size,
-                poll_strategy=self.poll_strategy,
-                only_known_types=self.only_known_types,
-            )
-            worker._join_pool(session, outage, sleepers)
-            workers.append(worker)
-        return workers
-
-    def _lease_all(self) -> list[Session]:
+    def _lease_all(self, sessions: list[Session]) -> None:
         """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""
-        spare = self._client._source.spare()
+        spare = self._engine.database.spare
         if spare is not None and spare < self._count:
             raise self._too_few(spare, "that is all its pool has to spare")
-        sessions: list[Session] = []
         try:
-            while len(sessions) < self._count:
-                sessions.append(self._client._lease())
-        except BaseException as error:
-            for session in sessions:
-                session.give_back()
+            while len(sessions) < self._count and not self._stopped:
+                sessions.append(self._engine.database.lease())
+        except Exception as error:
             unreachable = not sessions and isinstance(error, psycopg2.OperationalError)
-            if unreachable or isinstance(error, QgError) or not isinstance(error, Exception):
+            if unreachable or isinstance(error, QgError):
                 raise
             raise self._too_few(len(sessions), one_line(error)) from error
-        return sessions
 
     def _too_few(self, given: int, cause: str) -> ErrTooFewConnections:
         return ErrTooFewConnections(
             f"queue {self.queue!r} needs {self._count} connections but the source gives {given}: {cause}; "
             "raise its limit or lower count"
         )
+
+
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn
 from support import VERSION, Database, Network, UntilEmpty, eventually, jobs_view
 
 import qg
-import qg.batch
+import qg.working.batch
 from qg.cli.server import temporary_server
 
 settings.register_profile(
@@ -170,7 +170,7 @@ def gate(database: Database) -> Iterator[str]:
 @pytest.fixture
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are broken up for other reasons than the time they take."""
-    monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 3600.0)
+    monkeypatch.setattr(qg.working.batch, "_LONGEST_SECONDS", 3600.0)
 
 
 @pytest.fixture

@@ -21,6 +21,18 @@ import pytest
 from psycopg2.extensions import connection
 
 import qg
+from qg.client import engine_of
+from qg.database.outage import Outage
+from qg.database.session import Session
+from qg.locking.marks import Marks
+from qg.locking.row_taker import RowTaker, Taken
+from qg.tables import Table
+from qg.working.listener import Listener
+from qg.working.options import WorkOptions
+from qg.working.runner import Runner
+from qg.working.sleepers import Sleepers
+from qg.working.threads import WakeUp
+from qg.working.work_loop import WorkLoop
 
 PATIENCE = 10.0
 
@@ -169,27 +181,120 @@ class Database:
         self.conn.close()
 
 
+def lease(client: qg.Client) -> Session:
+    """A session of *client*'s; to be given back or closed."""
+    return engine_of(client).database.lease()
+
+
+def table_of(client: qg.Client) -> Table:
+    """The table as *client* knows it."""
+    return engine_of(client).database.table
+
+
+def rows_of(client: qg.Client) -> RowTaker:
+    """What takes rows for *client*."""
+    return engine_of(client).rows
+
+
+def take(client: qg.Client, session: Session, queue: str, wanted: int = 1, **how: Any) -> Taken:
+    """Take rows on *session*, as a worker does."""
+    return rows_of(client).take(session, table_of(client), queue, wanted, **how)  # type: ignore[return-value]
+
+
+def begin_with(client: qg.Client, marks: Marks) -> None:
+    """Let *marks* be what *client* knows of the queue without a name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qg.locking.row_taker.Marks", lambda: marks)
+        rows_of(client).marks(UNNAMED)
+
+
+def sleepers_of(pool: qg.WorkerPool) -> Sleepers:
+    """Where the workers of *pool* sleep."""
+    return pool._sleepers
+
+
+def outage_of(pool: qg.WorkerPool) -> Outage:
+    """Who of *pool* can't reach the database."""
+    return pool._outage
+
+
+def listener_of(pool: qg.WorkerPool) -> Listener:
+    """What hears of jobs for *pool*."""
+    assert pool._listener is not None
+    return pool._listener
+
+
+def threads(kind: str) -> list[threading.Thread]:
+    """The threads that run of this *kind*: "worker", "listener" or "batch"."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"qg-{kind}")]
+
+
 def backend_pid(client: qg.Client) -> int:
     """The pid of the session that *client* will lease next: it keeps the last one that came back."""
-    session = client._lease()
+    session = lease(client)
     pid = session.conn.info.backend_pid
     session.give_back()
     return pid
 
 
-class UntilEmpty(qg.Worker):
+class UntilEmpty:
     """A worker that stops when it would wait for something; to look again at once isn't that."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        client: qg.Client,
+        work_map: qg.WorkMap,
+        *,
+        queue: str | None = None,
+        interval: float | None = None,
+        batch_size: int = 1,
+        poll_strategy: qg.PollStrategy = qg.PollStrategy.PRIORITY,
+        only_known_types: bool = False,
+    ) -> None:
+        options = WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types)
+        runner, outage = Runner(work_map, client.logger), Outage(client.logger)
+        self.loop = WorkLoop(engine_of(client), runner, options, outage, _Restless(self))
         self.at_once = 0
 
-    def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+        self.work_one = qg.Worker(
+            client,
+            work_map,
+            queue=queue,
+            batch_size=batch_size,
+            poll_strategy=poll_strategy,
+            only_known_types=only_known_types,
+        ).work_one
+
+    def work(self) -> None:
+        self.loop.run()
+
+    def stop(self) -> None:
+        self.loop.stop()
+
+    def shutdown(self) -> None:
+        self.loop.stop()
+
+    def rest(self, seconds: float, due: float | None = None) -> None:
+        """Called where it would sleep."""
         if due == 0.0:
             self.at_once += 1
             assert self.at_once < 10, "the worker looks again and again without a pause"
             return
-        self._ask_to_stop()
+        self.stop()
+
+
+class _Restless(Sleepers):
+    """Lets the worker say what it does instead of sleeping."""
+
+    def __init__(self, worker: UntilEmpty) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def sleep(self, wake_up: WakeUp, seconds: float, due: float | None, calls: int) -> None:
+        self._worker.rest(seconds, due)
+
+    def pause(self, wake_up: WakeUp, seconds: float) -> None:
+        self._worker.rest(seconds)
 
 
 class Network:

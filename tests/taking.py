@@ -78,10 +78,10 @@ def kinds(network: Network, *, lockers: bool = False) -> list[str]:
     known = {
         "INSERT INTO que_lockers": "enlist",
         "DELETE FROM que_lockers": "leave",
-        "EXECUTE que_finish_jobs": "finish",
+        "EXECUTE que_delete_jobs": "delete jobs",
         "EXECUTE que_take_jobs": "take",
         "EXECUTE que_set_error": "set error",
-        "WITH settled": "delete",
+        "WITH changed": "delete",
         "SELECT pg_advisory_unlock(": "unlock",
         "WHERE pg_advisory_unlock(id)": "unlock some",
         "INSERT INTO written": "write",

@@ -14,10 +14,16 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import ID, PATIENCE, Database, UntilEmpty, eventually
+from support import ID, PATIENCE, Database, UntilEmpty, eventually, lease, table_of
 
 import qg
-import qg.batch
+import qg.working.batch
+import qg.working.watch
+from qg.client import engine_of
+from qg.job import locked_attempt_of
+from qg.working.batch import Batch
+from qg.working.options import WorkOptions
+from qg.working.watch import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +34,11 @@ def written(database: Database) -> Iterator[None]:
 
 
 @pytest.fixture
-def work(client: qg.Client) -> Iterator[Callable[..., tuple[qg.Worker, threading.Thread]]]:
+def work(client: qg.Client) -> Iterator[Callable[..., tuple[UntilEmpty, threading.Thread]]]:
     """A function that starts a worker in a thread of its own."""
-    started: list[tuple[qg.Worker, threading.Thread]] = []
+    started: list[tuple[UntilEmpty, threading.Thread]] = []
 
-    def start(handler: Any, batch_size: int, client: qg.Client = client) -> tuple[qg.Worker, threading.Thread]:
+    def start(handler: Any, batch_size: int, client: qg.Client = client) -> tuple[UntilEmpty, threading.Thread]:
         worker = UntilEmpty(client, {"MyJob": handler}, batch_size=batch_size)
         started.append((worker, threading.Thread(target=worker.work)))
         started[-1][1].start()
@@ -40,7 +46,7 @@ def work(client: qg.Client) -> Iterator[Callable[..., tuple[qg.Worker, threading
 
     yield start
     for worker, thread in started:
-        worker._ask_to_stop()
+        worker.stop()
         thread.join(PATIENCE)
 
 
@@ -187,8 +193,8 @@ def test_a_batch_that_took_long_is_finished_before_the_next_of_its_jobs_begins(
     client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So it isn't the watch that does it.
-    monkeypatch.setattr(qg.batch, "_WATCH_SECONDS", 3600.0)
-    monkeypatch.setattr(qg.batch, "_LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(qg.working.watch, "_WATCH_SECONDS", 3600.0)
+    monkeypatch.setattr(qg.working.batch, "_LONGEST_SECONDS", 0.0)
     seen: list[tuple[list[int], list[int]]] = []
     fill(database, 3)
     UntilEmpty(client, {"MyJob": lambda job: seen.append((left(database), database.locks()))}, batch_size=3).work()
@@ -374,10 +380,10 @@ def test_ten_unreadable_jobs_in_a_row_make_the_worker_sleep_with_nothing_owed(
 ) -> None:
     at_sleep: list[tuple[list[int], list[int]]] = []
 
-    class Sleepy(qg.Worker):
-        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+    class Sleepy(UntilEmpty):
+        def rest(self, seconds: float, due: float | None = None) -> None:
             at_sleep.append((left(database)[:1], database.locks()))
-            self._ask_to_stop()
+            self.stop()
 
     fill(database, 1)
     database.query(
@@ -396,7 +402,7 @@ def test_a_waiting_job_doesnt_begin_once_its_session_is_known_to_be_gone(
     def handler(job: qg.Job) -> None:
         begun.append((job.id, database.locks()))
         if len(begun) == 1:
-            database.terminate(worker._session.conn.info.backend_pid)
+            database.terminate(worker.loop.session.conn.info.backend_pid)
 
     fill(database, 4)
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=4)
@@ -500,7 +506,7 @@ def test_a_watch_that_comes_to_rest_while_it_is_ended_ends_all_the_same() -> Non
         time.sleep(0.1)  # end() gets to where it waits for us; if it doesn't, nothing is tested
         watch.rest()
 
-    watch = qg.batch._Watch(look)
+    watch = Watch(look, logging.getLogger("qg"))
     watch.begin()
     assert looking.wait(PATIENCE)
     end = threading.Thread(target=watch.end, daemon=True)
@@ -508,7 +514,7 @@ def test_a_watch_that_comes_to_rest_while_it_is_ended_ends_all_the_same() -> Non
     end.start()
     end.join(PATIENCE)
     ended = not end.is_alive()
-    watch.end() if ended else watch._busy.set()
+    watch.end() if ended else watch.begin()
     assert ended
 
 
@@ -521,22 +527,26 @@ def test_a_crash_repeats_the_unfinished_jobs_of_one_batch_and_no_other(
         order.append(job.id)
 
     fill(database, 10)
-    session = client._lease()
-    batch = qg.batch.Batch(
-        client, session, "", 4, qg.PollStrategy.PRIORITY, lambda: None, lambda job, error, seconds: True
+    session = lease(client)
+    batch = Batch(
+        engine_of(client),
+        session,
+        WorkOptions("", 5, batch_size=4),
+        types=lambda: None,
+        settle=lambda job, attempt, error, seconds: True,
     )
     for _ in range(7):
-        job = batch.next()
+        job = batch.next(table_of(client))
         handler(job)
-        batch.complete(job)
+        batch.complete(job, locked_attempt_of(job))
     assert order == [1, 2, 3, 4, 5, 6, 7]
     assert (left(database), database.locks()) == ([5, 6, 7, 8, 9, 10], [5, 6, 7, 8])
     database.terminate(session.conn.info.backend_pid)  # as the end of the process does
     assert database.locks() == []
     UntilEmpty(client, {"MyJob": handler}).work()
     assert order[7:] == [5, 6, 7, 8, 9, 10]
-    session.discard()
-    batch._watch.end()
+    session.close_now()
+    batch.end()
 
 
 # Several workers
@@ -676,9 +686,9 @@ def test_a_batch_that_can_neither_be_finished_nor_recorded_is_told_of_in_a_line_
             if job.id == 4:
                 for pid, *_ in database.sessions():
                     database.terminate(pid)
-                monkeypatch.setattr(client._source, "lease", refuse)
+                monkeypatch.setattr(engine_of(client).database, "lease", refuse)
 
-        def refuse() -> None:
+        def refuse(**how: bool) -> None:
             refused.append(None)
             raise psycopg2.OperationalError("the server is gone")
 

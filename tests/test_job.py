@@ -16,10 +16,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import LAST_ERROR, VERSION, Database, Network, backend_pid, eventually
+from support import LAST_ERROR, VERSION, Database, Network, backend_pid, eventually, table_of
 
 import qg
-from qg.session import Session
+from qg.database.session import Session
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_an_unlock_that_fails_closes_the_connection_and_only_ctrl_c_passes_on(
     def fail(*arguments: Any) -> None:
         raise trouble
 
-    monkeypatch.setattr(job._locked.session, "run", fail)
+    monkeypatch.setattr(Session, "run", fail)
     with suppress(KeyboardInterrupt) if isinstance(trouble, KeyboardInterrupt) else nullcontext():
         job.done()
         assert "unlock_failed id=1: timeout; its session was closed" in caplog.text
@@ -629,7 +629,7 @@ def test_the_server_gets_a_moment_to_notice_that_the_session_is_gone(
         database.terminate(job.conn.info.backend_pid)
         # Stands for the session that is gone for us, and not yet for the server.
         ghost.cursor().execute("SELECT pg_advisory_lock(%s)", (job.id,))
-        monkeypatch.setattr("qg.locks.time", SimpleNamespace(sleep=haunt))
+        monkeypatch.setattr("qg.locking.row_lock.time", SimpleNamespace(sleep=haunt))
         raise RuntimeError("lost")
     assert database.jobs()[0][2] == 1
 
@@ -677,7 +677,7 @@ def test_trouble_when_a_lost_job_is_locked_anew_leaves_no_lock(
     run = Session.run
 
     def fail_to_check(session: Session, statement: Any, params: Any = ()) -> Any:
-        if statement is client._table.check_job:
+        if statement is table_of(client).check_job:
             raise psycopg2.OperationalError("timeout")
         return run(session, statement, params)
 

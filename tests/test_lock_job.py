@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from support import LAST_ERROR, Database, backend_pid, eventually
+from support import LAST_ERROR, Database, backend_pid, eventually, lease, rows_of, table_of
 
 import qg
+from qg.client import engine_of
 from qg.tables import Statement
 
 
@@ -120,7 +121,7 @@ def test_a_job_settled_between_the_locks_snapshot_and_the_lock_isnt_worked_again
     When ours goes, the lock statement reads its snapshot and takes the advisory lock; the deletion
     comes next, and the check queues behind the deletion. (Or a failure in place of the deletion.)
     """
-    client._taker.possible = False  # the plain statements; for the functions see test_taking_races.py
+    rows_of(client).possible = False  # the plain statements; for the functions see test_taking_races.py
     first, second = client.enqueue_batch([qg.Job("Gone"), qg.Job("Here")])
     pid = backend_pid(client)
     blocker, worker = database.connect(), database.connect()
@@ -157,15 +158,19 @@ class Interrupted(qg.Client):
 
     def __init__(self, source) -> None:
         super().__init__(source)
-        self._taker.possible = False
+        rows_of(self).possible = False
+        database = engine_of(self).database
+        lease = database.lease
 
-    def _lease(self):
-        session = super()._lease()
-        run = session.run
-        session.run = lambda statement, params=(): (
-            self.in_between() if statement is self._table.check_job else run(statement, params)
-        )
-        return session
+        def lease_interrupted():
+            session = lease()
+            run = session.run
+            session.run = lambda statement, params=(): (
+                self.in_between() if statement is database.table.check_job else run(statement, params)
+            )
+            return session
+
+        database.lease = lease_interrupted
 
 
 def test_ten_lost_races_in_a_row_are_err_again_and_leave_no_lock(dsn: str, database: Database) -> None:
@@ -199,12 +204,12 @@ def test_the_lock_statement_stops_by_itself_and_not_only_because_of_its_limit(
     client: qg.Client, database: Database
 ) -> None:
     first, *_ = client.enqueue_batch(qg.Job("MyJob") for _ in range(5))
-    session = client._lease()
-    text, limited = client._table.lock_job.text, "FROM due WHERE locked LIMIT 1"
+    session = lease(client)
+    text, limited = table_of(client).lock_job.text, "FROM due WHERE locked LIMIT 1"
     assert limited in text
-    session.run(Statement(text.replace(limited, "FROM due")), (client._table.queue_name(""),))
+    session.run(Statement(text.replace(limited, "FROM due")), (table_of(client).queue_name(""),))
     assert database.locks() == [first.id]
-    session.discard()
+    session.close_now()
 
 
 def test_a_walk_past_locked_jobs_doesnt_end_in_the_future(client: qg.Client) -> None:

@@ -16,15 +16,15 @@ import psycopg2.pool
 import pytest
 from migrating import insert, insert_locker
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, eventually, on_versions
+from support import Database, UntilEmpty, eventually, lease, on_versions, rows_of, table_of, take
 
 import qg
-import qg.listener
-import qg.taking
-from qg.marks import Marks
-from qg.session import Session
-from qg.sleepers import Sleepers
+import qg.locking.row_taker
+import qg.working.listener
+from qg.database.session import Session
+from qg.locking.marks import Marks
 from qg.tables import PollStrategy
+from qg.working.sleepers import Sleepers
 
 NEVER = 3600.0  # an interval after which no test waits for a poll
 OFTEN = 0.02
@@ -274,7 +274,7 @@ def test_a_pool_whose_listening_session_ends_listens_and_registers_again(
     client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So the dead one's row goes, even if its session hadn't quite ended at the first registration.
-    monkeypatch.setattr(qg.listener, "_SILENCE_SECONDS", OFTEN)
+    monkeypatch.setattr(qg.working.listener, "_SILENCE_SECONDS", OFTEN)
     work = Worked()
     with qg.WorkerPool(client, {"MyJob": work}, 1, interval=NEVER):
         eventually(lambda: resting(database))
@@ -293,7 +293,7 @@ def test_a_pool_whose_listening_session_ends_listens_and_registers_again(
 def test_a_pool_that_hears_nothing_makes_sure_that_it_is_registered(
     client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    monkeypatch.setattr(qg.listener, "_SILENCE_SECONDS", OFTEN)
+    monkeypatch.setattr(qg.working.listener, "_SILENCE_SECONDS", OFTEN)
     work = Worked()
     with qg.WorkerPool(client, {"MyJob": work}, 2, interval=NEVER):
         eventually(lambda: len(resting(database)) == 2)
@@ -380,7 +380,7 @@ def test_a_job_of_another_type_isnt_locked_for_a_moment(
     work = Worked()
     with qg.Client(witness) as client:
         jobs = client.enqueue_batch(by_types())
-        client._taker.possible = way != "plain statements"
+        rows_of(client).possible = way != "plain statements"
         worker = UntilEmpty(
             client,
             {"Known1": work, "Known3": work},
@@ -416,7 +416,7 @@ def test_a_worker_that_knows_no_type_takes_nothing(witness: str, database: Datab
     with qg.Client(witness) as client:
         client.enqueue_batch(by_types())
         for possible in (True, False):
-            client._taker.possible = possible
+            rows_of(client).possible = possible
             UntilEmpty(client, {}, only_known_types=True).work()
     assert tried(database) == []
     assert database.count() == 11
@@ -439,47 +439,47 @@ def test_a_pool_that_is_told_of_a_job_it_doesnt_know_leaves_it(witness: str, dat
 @pytest.fixture
 def always_dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each walk is one after which the next ones begin at the marks."""
-    monkeypatch.setattr(qg.taking, "Marks", partial(Marks, clock=lambda: 0.0, cheap=-1000))
+    monkeypatch.setattr(qg.locking.row_taker, "Marks", partial(Marks, clock=lambda: 0.0, cheap=-1000))
 
 
 @pytest.fixture
-def lease(client: qg.Client) -> Iterator[Callable[[], Session]]:
+def sessions(client: qg.Client) -> Iterator[Callable[[], Session]]:
     """A function that leases a session of *client*, which ends with the test."""
     leased: list[Session] = []
-    yield lambda: (leased.append(client._lease()), leased[-1])[-1]
+    yield lambda: (leased.append(lease(client)), leased[-1])[-1]
     for session in leased:
-        session.discard()
+        session.close_now()
 
 
 @old_and_new
 @pytest.mark.parametrize("order", list(PollStrategy), ids=lambda strategy: strategy.name)
 def test_where_a_walk_for_some_types_ended_hides_nothing_from_others(
-    always_dear: None, client: qg.Client, lease: Callable[[], Session], version: int, order: PollStrategy
+    always_dear: None, client: qg.Client, sessions: Callable[[], Session], version: int, order: PollStrategy
 ) -> None:
     job = client.enqueue(qg.Job("MyJob", run_at=EARLY))
-    take = partial(client._taker.take, lease(), "", order=order)
+    take_one = partial(take, client, sessions(), "", order=order)
     for _ in range(3):
-        nothing = take(types=("Another",))
+        nothing = take_one(types=("Another",))
         assert nothing.rows == []
     assert nothing.at_marks
     for types in (("MyJob",), ("Another", "MyJob"), None):
-        assert [row.id for row in take(types=types).rows] == [job.id]
+        assert [row.id for row in take_one(types=types).rows] == [job.id]
 
 
 @old_and_new
 @pytest.mark.parametrize("order", list(PollStrategy), ids=lambda strategy: strategy.name)
 def test_a_job_that_is_released_is_hidden_from_no_walk_whatever_its_types(
-    always_dear: None, client: qg.Client, lease: Callable[[], Session], version: int, order: PollStrategy
+    always_dear: None, client: qg.Client, sessions: Callable[[], Session], version: int, order: PollStrategy
 ) -> None:
     client.enqueue(qg.Job("MyJob", run_at=EARLY))
-    holder, session = lease(), lease()
-    (row,) = client._taker.take(holder, "").rows
+    holder, session = sessions(), sessions()
+    (row,) = take(client, holder, "").rows
     for _ in range(3):
-        nothing = client._taker.take(session, "", order=order, types=("MyJob",))
+        nothing = take(client, session, "", order=order, types=("MyJob",))
         assert nothing.rows == []
     assert nothing.at_marks
-    client._taker.release(holder, (), [row])
-    found = client._taker.take(session, "", order=order, types=("MyJob",))
+    rows_of(client).release(holder, table_of(client), (), [row])
+    found = take(client, session, "", order=order, types=("MyJob",))
     assert (found.rows, found.at_marks) == ([row], True)
 
 

@@ -9,12 +9,14 @@ import psycopg2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import UNNAMED, Database, eventually
+from support import Database, begin_with, eventually, lease, take
 
 import qg
-from qg.locks import LockedRow
-from qg.marks import Marks, Start
-from qg.session import Session
+from qg.client import engine_of
+from qg.database.session import Session
+from qg.locking.locked_row import LockedRow
+from qg.locking.marks import Marks, WalkStart
+from qg.locking.row_lock import RowLock
 from qg.tables import Row
 from qg.tables.locking import Walk
 
@@ -133,17 +135,17 @@ def test_when_a_walk_from_the_start_is_cheap_again_the_marks_are_forgotten(marks
 
 def test_a_row_that_was_let_go_takes_the_mark_of_its_priority_back(marks: Marks) -> None:
     made_dear(marks, {100: (AT, 9), 200: (AT, 9)})
-    marks.released(row(number=7))
+    marks.note_released(row(number=7))
     assert marks.start().marks == {100: (AT, 6), 200: (AT, 9)}
-    marks.released(row(number=8))
-    marks.released(row(priority=50))
+    marks.note_released(row(number=8))
+    marks.note_released(row(priority=50))
     assert marks.start().marks == {100: (AT, 6), 200: (AT, 9)}
 
 
 def test_what_a_walk_learned_before_a_row_was_let_go_isnt_believed(marks: Marks) -> None:
     made_dear(marks, {100: (AT, 5)})
     start = marks.start()
-    marks.released(row(number=7))
+    marks.note_released(row(number=7))
     marks.end(start, walk(marks={100: (AT, 9)}), 1)
     assert marks.start().marks == {100: (AT, 5)}
 
@@ -163,6 +165,11 @@ def test_a_walk_that_meets_no_job_of_a_priority_leaves_its_mark(marks: Marks, cl
 # What that comes to on a table
 
 
+def _locked_row(client: qg.Client, session: Session, row: Row) -> LockedRow:
+    context = engine_of(client).context
+    return LockedRow(row, RowLock(session, row.id, context, lent=False), context)
+
+
 class Process:
     """A client on its own, as another process would have it, whose walks are never cheap."""
 
@@ -170,21 +177,21 @@ class Process:
         self.database = database
         self.client = qg.Client(database.dsn)
         self.marks = Marks(clock, cheap=-1000)
-        self.client._taker._marks[UNNAMED, None] = self.marks
+        begin_with(self.client, self.marks)
         self.held: list[LockedRow] = []
 
-    def take(self) -> tuple[Row | None, Start]:
-        starts: list[Start] = []
+    def take(self) -> tuple[Row | None, WalkStart]:
+        starts: list[WalkStart] = []
         start = self.marks.start
         self.marks.start = lambda **how: starts.append(start(**how)) or starts[-1]  # type: ignore[method-assign]
-        session = self.client._lease()
-        taken = self.client._taker.take(session, "")
+        session = lease(self.client)
+        taken = take(self.client, session, "")
         self.marks.start = start  # type: ignore[method-assign]
         assert taken is not None
         if not taken.rows:
             session.give_back()
             return None, starts[0]
-        self.held.append(LockedRow(session, taken.rows[0], self.client._context))
+        self.held.append(_locked_row(self.client, session, taken.rows[0]))
         return taken.rows[0], starts[0]
 
     def finish(self) -> None:
@@ -202,7 +209,7 @@ class Process:
 
     def crash(self) -> None:
         for locked in self.held:
-            locked.session.discard()
+            locked.session.close_now()
         ended = {locked.row.id for locked in self.held}
         self.held = []
         eventually(lambda: not ended & set(self.database.locks()), "the end of the sessions")
@@ -271,32 +278,33 @@ def take_and_compare(process: Process, database: Database) -> bool:
 
 
 def test_a_job_before_the_mark_is_found_a_second_later(client: qg.Client, database: Database, clock: Clock) -> None:
-    marks = client._taker._marks[UNNAMED, None] = Marks(clock, cheap=-1000)
-    session = client._lease()
+    marks = Marks(clock, cheap=-1000)
+    begin_with(client, marks)
+    session = lease(client)
 
-    def take() -> str | None:
-        taken = client._taker.take(session, "")
+    def take_one() -> str | None:
+        taken = take(client, session, "")
         assert taken is not None
         return taken.rows[0].type if taken.rows else None
 
     database.query("INSERT INTO jobs (job_class, run_at) VALUES ('First', now() - interval '1 hour')")
-    assert [take(), take(), take()] == ["First", "First", None]
+    assert [take_one(), take_one(), take_one()] == ["First", "First", None]
     database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Before', now() - interval '2 hours')")
     database.query("INSERT INTO jobs (job_class, priority) VALUES ('Urgent', 1)")
     database.query("INSERT INTO jobs (job_class) VALUES ('Now')")
-    assert [take(), take()] == ["Urgent", "Urgent"]  # no mark there; it was let go and taken again
+    assert [take_one(), take_one()] == ["Urgent", "Urgent"]  # no mark there; it was let go and taken again
     database.query("DELETE FROM que_jobs WHERE job_class = 'Urgent'")
-    assert take() == "Now"
+    assert take_one() == "Now"
     assert 0 < marks.seconds_until_start() <= 1
     clock.now += 1
-    assert take() == "Before"
-    session.discard()
+    assert take_one() == "Before"
+    session.close_now()
 
 
 def test_lock_job_says_that_there_is_no_job_only_if_there_is_none(
     client: qg.Client, database: Database, clock: Clock
 ) -> None:
-    client._taker._marks[UNNAMED, None] = Marks(clock, cheap=-1000)
+    begin_with(client, Marks(clock, cheap=-1000))
     for _ in range(3):
         assert client.lock_job() is None
     client.enqueue(qg.Job("MyJob"))
@@ -334,22 +342,22 @@ class Costs:
 
     def __init__(self, client: qg.Client) -> None:
         self.client = client
-        self.session: Session = client._lease()
-        self.marks = client._taker.marks(UNNAMED)
-        self.walks: list[tuple[Start, Walk]] = []
+        self.session: Session = lease(client)
+        self.clock = Clock()
+        self.marks = Marks(self.clock)
+        begin_with(client, self.marks)
+        self.walks: list[tuple[WalkStart, Walk]] = []
         end = self.marks.end
         self.marks.end = lambda start, walk, taken: (  # type: ignore[method-assign]
             self.walks.append((start, walk)),
             end(start, walk, taken),
         )
 
-    def take(self, count: int) -> list[tuple[Start, Walk]]:
+    def take(self, count: int) -> list[tuple[WalkStart, Walk]]:
         self.walks.clear()
         finished: list[Row] = []
         for _ in range(count):
-            taken = self.client._taker.take(
-                self.session, "", finished=finished, unlock=finished[0] if finished else None
-            )
+            taken = take(self.client, self.session, "", deleted=finished, unlock=finished[0] if finished else None)
             assert taken is not None
             finished = taken.rows
         return self.walks
@@ -365,7 +373,7 @@ def test_dead_rows_before_the_mark_cost_nothing(client: qg.Client, database: Dat
         assert start.at_marks
         assert walk.entries < 30
         assert walk.pages < 20
-    costs.session.discard()
+    costs.session.close_now()
 
 
 def test_nor_do_those_of_several_priorities(client: qg.Client, database: Database, old_snapshot: None) -> None:
@@ -376,13 +384,13 @@ def test_nor_do_those_of_several_priorities(client: qg.Client, database: Databas
     fill(database, 200, priority=3)
     costs = Costs(client)
     costs.take(15)
-    costs.marks._rest_until = 0.0
+    costs.clock.now += 5
     costs.take(1)
     for start, walk in costs.take(50):
         assert start.at_marks
         assert walk.entries < 60
         assert walk.pages < 40
-    costs.session.discard()
+    costs.session.close_now()
 
 
 def test_a_walk_doesnt_read_what_is_not_due(client: qg.Client, database: Database) -> None:
@@ -395,7 +403,7 @@ def test_a_walk_doesnt_read_what_is_not_due(client: qg.Client, database: Databas
     for start, walk in costs.take(10):
         assert not start.at_marks
         assert walk.entries < 60
-    costs.session.discard()
+    costs.session.close_now()
 
 
 def test_when_the_snapshot_is_gone_and_vacuum_was_there_the_order_is_strict_again(
@@ -411,7 +419,7 @@ def test_when_the_snapshot_is_gone_and_vacuum_was_there_the_order_is_strict_agai
     conn.close()
     eventually(lambda: len(database.sessions()) == 1, "the end of the snapshot")
     database.query("VACUUM que_jobs")
-    costs.marks._rest_until = 0.0
+    costs.clock.now += 5
     costs.take(1)
     assert [start.at_marks for start, _ in costs.take(3)] == [False, False, False]
-    costs.session.discard()
+    costs.session.close_now()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from moving import PAIRS, Held, Place, Writer, said, settings
-from support import PATIENCE, Network, eventually
+from support import PATIENCE, Network, eventually, listener_of, sleepers_of, table_of
 
 import qg
 from qg import jobs
@@ -181,8 +181,8 @@ def test_a_pool_listens_to_what_the_table_notifies_of_now(place: Place, way: tup
         place.insert_as_ruby(1)
         eventually(lambda: write.numbers() == [1])
         place.migrate(way[1], notify=True)
-        pool._workers[0]._sleepers.wake(1)  # which is how its interval ends
-        eventually(lambda: pool._listener._session is not None and client._table.version == way[1])
+        sleepers_of(pool).wake(1)  # which is how its interval ends
+        eventually(lambda: listener_of(pool).listens and table_of(client).version == way[1])
         place.insert_as_ruby(2)
         eventually(lambda: write.numbers() == [1, 2], "the job that the pool was to be notified of")
 

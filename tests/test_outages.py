@@ -6,12 +6,13 @@ import logging
 import threading
 
 import pytest
-from support import VERSION, Database, Network, eventually
+from support import VERSION, Database, Network, eventually, outage_of, sleepers_of
 
 import qg
-from qg.batch import Batch
 from qg.cli.server import temporary_server
-from qg.outage import Outage
+from qg.database.outage import Outage
+from qg.tables import Table
+from qg.working.batch import Batch
 
 
 def messages(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
@@ -42,7 +43,7 @@ def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureF
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {}, 2, interval=0.02) as pool:
         for outage in (1, 2):
             network.cut()
-            eventually(lambda: len(pool._workers[0]._outage._affected) == 2)
+            eventually(lambda: outage_of(pool).affected == 2)
             network.open()
             eventually(lambda outage=outage: len(messages(caplog, "outage_over")) == outage)
             assert len(messages(caplog, "outage_begins")) == outage
@@ -62,7 +63,7 @@ def test_a_session_that_ended_while_its_worker_slept_is_replaced_without_a_word(
         (pid,) = eventually(sleeping)
         database.terminate(pid)
         client.enqueue(qg.Job("MyJob"))
-        pool._workers[0]._wakeups.put(None)
+        sleepers_of(pool).wake(1)
         eventually(lambda: database.count() == 0)
     assert messages(caplog, "outage_begins") == []
 
@@ -141,11 +142,11 @@ def test_err_again_is_no_outage_and_no_end(
     attempts: list[None] = []
     look = Batch.next
 
-    def be_unlucky_once(batch: Batch) -> qg.Job | None:
+    def be_unlucky_once(batch: Batch, table: Table) -> qg.Job | None:
         attempts.append(None)
         if len(attempts) == 1:
             raise qg.ErrAgain("10 jobs in a row were unreadable; call again")
-        return look(batch)
+        return look(batch, table)
 
     monkeypatch.setattr(Batch, "next", be_unlucky_once)
     with qg.Client(dsn) as client:
@@ -169,10 +170,10 @@ def test_workers_of_a_client_that_was_closed_end(client: qg.Client, caplog: pyte
 def test_an_outage_is_over_when_it_is_over_for_every_worker(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     outage = Outage(logging.getLogger("qg"))
-    outage.met_by("first", OSError("away"))
-    outage.met_by("second", OSError("away"))
-    outage.over_for("first")
-    outage.over_for("third")
+    outage.begin_for("first", OSError("away"))
+    outage.begin_for("second", OSError("away"))
+    outage.end_for("first")
+    outage.end_for("third")
     assert messages(caplog, "outage_over") == []
-    outage.over_for("second")
+    outage.end_for("second")
     assert len(messages(caplog, "outage_begins")) == len(messages(caplog, "outage_over")) == 1

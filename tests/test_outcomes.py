@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, connection, make_dsn
-from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions
+from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions, rows_of
 
 import qg
 
@@ -92,7 +92,7 @@ def gated(table: Database) -> Iterator[qg.Client]:
 
 def work(client: qg.Client, path: str, handler: Callable[[qg.Job], None]) -> None:
     """Work all jobs with *handler* on *path*."""
-    client._taker.possible = "plainly" not in path
+    rows_of(client).possible = "plainly" not in path
     if path.startswith("lock_job"):
         while (job := client.lock_job()) is not None:
             with job:

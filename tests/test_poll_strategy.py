@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
-from support import UNNAMED, VERSION, Database, UntilEmpty, eventually
+from support import UNNAMED, VERSION, Database, UntilEmpty, begin_with, eventually, lease, rows_of, table_of, take
 
 import qg
 from qg import PollStrategy
-from qg.marks import Marks, Start
-from qg.session import Session
+from qg.database.session import Session
+from qg.locking.marks import Marks, WalkStart
 from qg.tables import Row, timestamp
 from qg.tables.locking import UNLOCK_JOB, Walk, take_jobs_in
 
@@ -80,11 +80,13 @@ def walk(
     learn: bool = False,
 ) -> tuple[list[Row], Walk]:
     """Take jobs of the queue "" from *marks* on, without what the client knows of it."""
-    session.prepare_taking()
-    *found, last = session.finish_and_run(
+    table = table_of(client)
+    session.prepare_taking(table)
+    *found, last = session.delete_and_run(
+        table,
         None,
         take_jobs_in(order),
-        (None, client._table.queue_name(""), wanted, None, *Start(0.0, marks or None, learn).params),
+        (None, table.queue_name(""), wanted, None, *WalkStart(0.0, marks or None, learn).params),
     )
     return [Row.read(text) for (text,) in found], Walk(*json.loads(last[0]))
 
@@ -94,13 +96,13 @@ def sessions(client: qg.Client) -> Iterator[Callable[[], Session]]:
     """A function that leases a session, which is closed at the end."""
     leased: list[Session] = []
 
-    def lease() -> Session:
-        leased.append(client._lease())
+    def lease_one() -> Session:
+        leased.append(lease(client))
         return leased[-1]
 
-    yield lease
+    yield lease_one
     for session in leased:
-        session.discard()
+        session.close_now()
 
 
 # The order
@@ -129,9 +131,9 @@ def test_a_pool_hands_the_strategy_on(client: qg.Client, database: Database, ord
 def test_workers_and_pools_go_by_priority_unless_told_otherwise(client: qg.Client) -> None:
     enqueue_all(client)
     notes = Notes()
-    worker = UntilEmpty(client, notes.work_map)
-    worker.work()
-    assert (worker.poll_strategy, notes.worked) == (PRIORITY, ORDERS[PRIORITY])
+    UntilEmpty(client, notes.work_map).work()
+    assert notes.worked == ORDERS[PRIORITY]
+    assert qg.Worker(client, {}).poll_strategy is PRIORITY
     assert qg.WorkerPool(client, {}, 1).poll_strategy is PRIORITY
 
 
@@ -209,10 +211,10 @@ def test_the_lock_that_is_given_up_is_free_again_and_told_of(
 ) -> None:
     enqueue_all(client)
     session = sessions()
-    (first,) = client._taker.take(session, "", order=RUN_AT).rows
+    (first,) = take(client, session, "", order=RUN_AT).rows
     if not locked:
         session.run(UNLOCK_JOB, (first.id,))
-    taken = client._taker.take(session, "", 2, order=RUN_AT, unlock=first)
+    taken = take(client, session, "", 2, order=RUN_AT, unlock=first)
     assert taken.unlocked is locked
     assert [row.type for row in taken.rows] == ["g", "h"]
     assert database.locks() == sorted(row.id for row in taken.rows)
@@ -222,7 +224,7 @@ def test_more_says_whether_another_job_is_due(client: qg.Client, sessions: Calla
     enqueue_all(client)
     client.enqueue(qg.Job("later", run_at=FUTURE))
     session = sessions()
-    assert [client._taker.take(session, "", wanted, order=RUN_AT).more for wanted in (1, 7, 8, 9)] == [
+    assert [take(client, session, "", wanted, order=RUN_AT).more for wanted in (1, 7, 8, 9)] == [
         True,
         True,
         False,
@@ -276,7 +278,7 @@ def test_a_walk_that_finds_no_job_says_when_the_first_one_falls_due(
         "('e', 4, now() + interval '60 s')"
     )
     with client.lock_job():
-        taken = client._taker.take(sessions(), "", order=RUN_AT)
+        taken = take(client, sessions(), "", order=RUN_AT)
     assert (taken.rows, taken.more) == ([], False)
     assert 20 < taken.seconds_until_next <= 30
 
@@ -285,9 +287,9 @@ def test_where_nothing_ever_falls_due_nothing_is_known_of_it(
     client: qg.Client, sessions: Callable[[], Session], database: Database
 ) -> None:
     session = sessions()
-    assert client._taker.take(session, "", order=RUN_AT).seconds_until_next is None
+    assert take(client, session, "", order=RUN_AT).seconds_until_next is None
     database.query("INSERT INTO jobs (job_class, run_at) VALUES ('Never', 'infinity')")
-    assert client._taker.take(session, "", order=RUN_AT).seconds_until_next is None
+    assert take(client, session, "", order=RUN_AT).seconds_until_next is None
 
 
 def test_a_worker_gets_up_when_a_job_falls_due(client: qg.Client, database: Database) -> None:
@@ -323,7 +325,7 @@ class Walks:
     """One session that walks from marks and learns others, held against a table sorted in Python."""
 
     def __init__(self, client: qg.Client, database: Database) -> None:
-        self.session = client._lease()
+        self.session = lease(client)
         self.marks: dict[int, tuple[str, int]] = {}
         self.others: set[int] = set()  # locked by somebody else
         self.taken: list[int] = []
@@ -385,7 +387,7 @@ class Walks:
 
     def close(self) -> None:
         self.let_go()
-        self.session.discard()
+        self.session.close_now()
 
     def _now(self) -> datetime:
         return self._database.value("SELECT clock_timestamp()")
@@ -419,7 +421,8 @@ def test_a_walk_takes_what_a_sort_would_put_first_and_its_marks_hide_no_job_that
 @pytest.fixture
 def always_at_marks(client: qg.Client) -> Marks:
     """What the client knows of its queue: that walks are dear and begin at the marks, always."""
-    marks = client._taker._marks[UNNAMED, None] = Marks(clock=lambda: 0.0, cheap=-10_000)
+    marks = Marks(clock=lambda: 0.0, cheap=-10_000)
+    begin_with(client, marks)
     return marks
 
 
@@ -439,7 +442,7 @@ def test_both_orders_go_on_from_the_same_marks(
 ) -> None:
     enqueue_all(client)
     taken = [
-        client._taker.take(sessions(), "", order=order).rows[0].type
+        take(client, sessions(), "", order=order).rows[0].type
         for order in [RUN_AT, PRIORITY, PRIORITY, RUN_AT, RUN_AT, PRIORITY, RUN_AT, RUN_AT]
     ]
     assert taken == list("gfhcdbae")
@@ -493,8 +496,8 @@ def test_many_priorities_make_no_walk_dear(
     client: qg.Client, database: Database, sessions: Callable[[], Session], wanted: int
 ) -> None:
     fill(database, 10, priorities=400)
-    assert len(client._taker.take(sessions(), "", wanted, order=RUN_AT).rows) == wanted
-    assert not client._taker.marks(UNNAMED).start().learn
+    assert len(take(client, sessions(), "", wanted, order=RUN_AT).rows) == wanted
+    assert not rows_of(client).marks(UNNAMED).start().learn
 
 
 @pytest.mark.parametrize(
@@ -523,9 +526,9 @@ def test_dead_rows_make_walks_dear_and_from_the_marks_they_cost_nothing(
         fill(database, 5000, priorities=4, days=-2)
         database.query("DELETE FROM que_jobs")
         fill(database, 10, priorities=4)
-        marks, session = client._taker.marks(UNNAMED), sessions()
+        marks, session = rows_of(client).marks(UNNAMED), sessions()
         for _ in range(2):
-            client._taker.take(session, "", order=RUN_AT)
+            take(client, session, "", order=RUN_AT)
         start = marks.start()
         assert start.at_marks
         (row,), told = walk(client, session, marks=start.marks, learn=True)
@@ -543,7 +546,7 @@ def test_a_plan_from_when_the_table_was_empty_never_reads_the_whole_of_it(make_d
 
         database.query("ALTER TABLE que_jobs SET (autovacuum_enabled = off); ANALYZE que_jobs")
         fill(database, 3)
-        session = client._lease()
+        session = lease(client)
         for _ in range(2):
             walk(client, session, 10)
         database.query("DELETE FROM que_jobs; SELECT pg_stat_force_next_flush()")
@@ -552,7 +555,7 @@ def test_a_plan_from_when_the_table_was_empty_never_reads_the_whole_of_it(make_d
         rows, told = walk(client, session, 10)
         assert len(rows) == 10
         assert told.entries <= 2 + 2 * 10 + 3  # three were deleted
-        session.discard()
+        session.close_now()
         # The session has told what it did, since the beginning, when it ended.
         assert scans() == before
 
@@ -587,7 +590,7 @@ def test_what_somebody_threw_away_is_made_anew(
     def handler(job: qg.Job) -> None:
         notes.note(job)
         if job.type == "d":
-            worker._session.conn.cursor().execute(statement)
+            worker.loop.session.conn.cursor().execute(statement)
 
     enqueue_all(client)
     notes = Notes()

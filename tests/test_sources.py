@@ -13,7 +13,7 @@ import psycopg2.extras
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, parse_dsn
-from support import VERSION, Database, eventually, name_of, needs
+from support import VERSION, Database, eventually, lease, name_of, needs, table_of
 
 import qg
 
@@ -354,7 +354,7 @@ def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: 
         return conn
 
     with qg.Client(connect) as client:
-        session = client._lease()
+        session = lease(client)
         database.terminate(session.conn.info.backend_pid)
         session.give_back()
         assert session.conn.closed
@@ -363,7 +363,7 @@ def test_a_connection_that_dies_before_its_settings_are_restored_is_closed(dsn: 
 
 def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, database: Database) -> None:
     client.enqueue_batch([qg.Job("Parent"), qg.Job("Parent")])
-    job, leased, idle = client.lock_job(), client._lease(), client._lease()
+    job, leased, idle = client.lock_job(), lease(client), lease(client)
     idle.give_back()
     used_by_parent = {each.conn.info.backend_pid for each in (job, leased, idle)}
 
@@ -371,7 +371,7 @@ def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, databa
     if child == 0:
         try:
             leased.give_back()
-            session = client._lease()
+            session = lease(client)
             own = session.conn.info.backend_pid not in used_by_parent
             session.give_back()
             del job  # its connection is the parent's, who still uses it
@@ -385,18 +385,18 @@ def test_a_forked_process_opens_connections_of_its_own(client: qg.Client, databa
     assert job.id in database.locks()
     job.delete()
     job.done()
-    leased.run(client._table.stats)
+    leased.run(table_of(client).stats)
     leased.give_back()
     client.enqueue(qg.Job("Parent"))
     assert sorted(job[1] for job in database.jobs()) == ["Child", "Parent", "Parent"]
 
 
 def test_a_session_is_given_back_once_and_never_in_a_transaction(client: qg.Client, database: Database) -> None:
-    session = client._lease()
+    session = lease(client)
     session.give_back()
     session.give_back()
-    session.discard()
-    first, second = client._lease(), client._lease()
+    session.close_now()
+    first, second = lease(client), lease(client)
     assert first.conn is not second.conn
     second.conn.cursor().execute("SELECT 1")
     second.give_back()

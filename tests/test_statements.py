@@ -8,7 +8,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
-from support import SUFFIX, VERSION, Database, Network
+from support import SUFFIX, VERSION, Database, Network, lease
 
 import qg
 
@@ -21,7 +21,7 @@ NAMES = [
     f"que_set_error{SUFFIX}",
     "que_unlock_job",
 ]
-TAKING_NAMES = ["que_finish_jobs", "que_take_jobs", "que_take_jobs_by_run_at"]
+TAKING_NAMES = ["que_delete_jobs", "que_take_jobs", "que_take_jobs_by_run_at"]
 
 
 def prepared_on(conn) -> list[str]:
@@ -80,7 +80,7 @@ def test_the_client_prepares_each_connection_once(network: Network) -> None:
 
 def test_a_connection_whose_statements_were_thrown_away_is_prepared_anew(client: qg.Client) -> None:
     client.enqueue(qg.Job("MyJob"))
-    session = client._lease()
+    session = lease(client)
     session.conn.autocommit = True
     session.conn.cursor().execute("DISCARD ALL")
     session.conn.autocommit = False

@@ -18,10 +18,10 @@ def test_a_job_costs_one_message_that_finishes_it_and_takes_the_next(
     worked: list[int] = []
     UntilEmpty(counted, {"MyJob": lambda job: worked.append(job.id)}).work()
     assert worked == list(range(1, 21))
-    assert kinds(network) == ["take"] + ["finish+take"] * 20
+    assert kinds(network) == ["take"] + ["delete jobs+take"] * 20
     text = "".join(network.statements)
-    assert (text.count("BEGIN"), text.count("COMMIT"), text.count("que_finish_jobs")) == (20, 20, 20)
-    assert sum(each.startswith("BEGIN;EXECUTE que_finish_jobs(") for each in network.statements) == 20
+    assert (text.count("BEGIN"), text.count("COMMIT"), text.count("que_delete_jobs")) == (20, 20, 20)
+    assert sum(each.startswith("BEGIN;EXECUTE que_delete_jobs(") for each in network.statements) == 20
 
 
 @pytest.mark.parametrize(("count", "size"), [(20, 5), (20, 7), (3, 10), (10, 10)])
@@ -32,7 +32,7 @@ def test_a_batch_costs_one_message(
     worked: list[int] = []
     UntilEmpty(counted, {"MyJob": lambda job: worked.append(job.id)}, batch_size=size).work()
     assert worked == list(range(1, count + 1))
-    assert kinds(network) == ["take"] + ["finish+take"] * -(-count // size)
+    assert kinds(network) == ["take"] + ["delete jobs+take"] * -(-count // size)
 
 
 def test_an_empty_queue_costs_one_message(counted: qg.Client, network: Network) -> None:
@@ -46,7 +46,7 @@ def test_where_there_are_lockers_a_worker_costs_two_messages_more_however_many_j
     fill(database, 5)
     UntilEmpty(counted, {"MyJob": do_nothing}).work()
     begin, end = ([], []) if VERSION == 3 else (["enlist+leave"], ["leave"])
-    assert kinds(network, lockers=True) == [*begin, "take", *["finish+take"] * 5, *end]
+    assert kinds(network, lockers=True) == [*begin, "take", *["delete jobs+take"] * 5, *end]
 
 
 @each_batch_size

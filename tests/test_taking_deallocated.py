@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from support import Database, Network, UntilEmpty
+from support import Database, Network, UntilEmpty, lease
 from taking import each_batch_size, events, execute, fill, kinds, work_all
 
 import qg
 
-THROWN_AWAY = ["DISCARD TEMP", "DEALLOCATE ALL", "DEALLOCATE que_take_jobs", "DEALLOCATE que_finish_jobs"]
+THROWN_AWAY = ["DISCARD TEMP", "DEALLOCATE ALL", "DEALLOCATE que_take_jobs", "DEALLOCATE que_delete_jobs"]
 
 
 @pytest.mark.parametrize("statement", ["DISCARD ALL", *THROWN_AWAY])
@@ -18,7 +18,7 @@ def test_what_was_thrown_away_between_two_locks_costs_a_retry(
 ) -> None:
     fill(database, 2)
     client.lock_job().done()
-    session = client._lease()
+    session = lease(client)
     execute(session.conn, statement)
     session.give_back()
     with client.lock_job() as job:
@@ -52,8 +52,8 @@ def test_what_a_handler_threw_away_costs_a_retry(
     assert (order, database.count()) == (list(range(1, 11)), 0)
     assert caplog.records == []
     if batch_size == 1:
-        retried = 2 if statement in ("DISCARD TEMP", "DEALLOCATE ALL", "DEALLOCATE que_finish_jobs") else 1
-        assert kinds(network).count("finish+take") == 10 + (retried == 2)
+        retried = 2 if statement in ("DISCARD TEMP", "DEALLOCATE ALL", "DEALLOCATE que_delete_jobs") else 1
+        assert kinds(network).count("delete jobs+take") == 10 + (retried == 2)
         assert kinds(network).count("take") == 1 + (retried == 1)
 
 
@@ -72,7 +72,7 @@ def test_what_a_pooler_threw_away_under_a_batch_costs_a_retry(
     def handler(job: qg.Job) -> None:
         order.append(job.id)
         if job.id in (3, 8):
-            worker._session.conn.cursor().execute(statement)
+            worker.loop.session.conn.cursor().execute(statement)
 
     fill(database, 10)
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=batch_size)
@@ -88,11 +88,11 @@ def test_a_pooler_that_discards_all_while_nothing_is_locked_costs_a_retry(
     class Discarding(UntilEmpty):
         discarded = 0
 
-        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+        def rest(self, seconds: float, due: float | None = None) -> None:
             self.discarded += 1
             if self.discarded == 3:
-                self._ask_to_stop()
-            execute(self._session.conn, "DISCARD ALL")
+                self.stop()
+            execute(self.loop.session.conn, "DISCARD ALL")
             fill(database, 3)
 
     fill(database, 3)

@@ -72,13 +72,13 @@ def test_a_job_that_can_neither_be_finished_nor_recorded_makes_the_worker_wait_a
     )
     slept: list[tuple[float, float | None]] = []
 
-    class Sleepy(qg.Worker):
-        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+    class Sleepy(UntilEmpty):
+        def rest(self, seconds: float, due: float | None = None) -> None:
             if due == 0.0 and len(slept) < 10:
                 slept.append((seconds, due))
                 return
             slept.append((seconds, due))
-            self._ask_to_stop()
+            self.stop()
 
     try:
         fill(database, 1)

@@ -40,12 +40,12 @@ def test_a_session_that_ended_while_nothing_was_locked_is_replaced(
     class Losing(UntilEmpty):
         lost = 0
 
-        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+        def rest(self, seconds: float, due: float | None = None) -> None:
             self.lost += 1
             if self.lost == 3:
-                self._ask_to_stop()
+                self.stop()
             else:
-                database.terminate(self._session.conn.info.backend_pid)
+                database.terminate(self.loop.session.conn.info.backend_pid)
                 fill(database, 3)
 
     fill(database, 3)
@@ -64,7 +64,7 @@ def test_a_session_that_ends_before_jobs_are_finished_is_their_error_and_none_is
     def handler(job: qg.Job) -> None:
         order.append(job.id)
         if len(order) == 3:
-            database.terminate(worker._session.conn.info.backend_pid)
+            database.terminate(worker.loop.session.conn.info.backend_pid)
 
     fill(database, 8)
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=batch_size)
@@ -92,7 +92,7 @@ def test_a_pool_of_one_connection_is_enough_to_record_that_its_session_ended(
     def handler(job: qg.Job) -> None:
         order.append(job.id)
         if len(order) == 1:
-            database.terminate(worker._session.conn.info.backend_pid)
+            database.terminate(worker.loop.session.conn.info.backend_pid)
 
     with qg.Client(pool) as client:
         fill(database, 1)

@@ -38,7 +38,7 @@ def test_a_plan_from_when_the_table_was_empty_never_reads_the_whole_of_it(make_d
             def handler(job: qg.Job) -> None:
                 worked.append(job.id)
                 if len(worked) % 40 == 0:
-                    worker._ask_to_stop()
+                    worker.stop()
 
             for batch_size in (1, 10):
                 worker = UntilEmpty(client, {"MyJob": handler}, batch_size=batch_size)

@@ -8,7 +8,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, backend_pid, eventually
+from support import Database, UntilEmpty, backend_pid, eventually, lease, take
 from taking import fill
 
 import qg
@@ -26,15 +26,15 @@ def race(gate: str, database: Database, change: str, wanted: int) -> tuple[list[
     """Take jobs while *change* happens between look and lock; return what was taken, and what was locked then."""
     with qg.Client(gate) as client:
         fill(database, 3)
-        session = client._lease()
+        session = lease(client)
         taken: list[int] = []
 
-        def take() -> None:
-            got = client._taker.take(session, "", wanted)
+        def take_some() -> None:
+            got = take(client, session, "", wanted)
             taken.extend(row.id for row in got.rows)
 
-        assert client._taker.take(session, "empty").rows == []
-        thread = threading.Thread(target=take)
+        assert take(client, session, "empty").rows == []
+        thread = threading.Thread(target=take_some)
         database.query("SELECT pg_advisory_lock(7, 7)")
         try:
             thread.start()
@@ -45,7 +45,7 @@ def race(gate: str, database: Database, change: str, wanted: int) -> tuple[list[
             database.query("SELECT pg_advisory_unlock(7, 7)")
             thread.join()
         locks = database.locks()
-        session.discard()
+        session.close_now()
     return taken, locks
 
 

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 from psycopg2.pool import ThreadedConnectionPool
-from support import ID, VERSION, Database, UntilEmpty
+from support import ID, VERSION, Database, UntilEmpty, lease, take
 from taking import each_batch_size, events, execute, fill
 
 import qg
@@ -96,8 +96,8 @@ def test_a_session_that_refuses_while_another_has_a_job_to_finish_doesnt_make_it
         order.append(job.id)
         if job.id == 3:
             target.append(refusing)
-            held = [client._lease() for _ in range(3)]  # the idle ones are used up
-            assert client._taker.take(held[-1], "elsewhere") is None
+            held = [lease(client) for _ in range(3)]  # the idle ones are used up
+            assert take(client, held[-1], "elsewhere") is None
             for session in held:
                 session.give_back()
 

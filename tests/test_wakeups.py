@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue as queues
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +13,11 @@ import psycopg2
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, eventually, needs
+from support import VERSION, Database, Network, eventually, lease, needs, sleepers_of, table_of, threads
 
 import qg
-from qg.sleepers import Sleepers
+from qg.working.sleepers import Sleepers
+from qg.working.threads import WakeUp
 
 NEVER = 3600.0  # an interval after which no test waits for a poll
 
@@ -61,7 +61,7 @@ def idle(database: Database, count: int) -> bool:
 
 def asleep(pool: qg.WorkerPool) -> int:
     """How many workers sleep, so that each is woken or left alone; one that is only idle() looks again by itself."""
-    return len(pool._workers[0]._sleepers._asleep)
+    return sleepers_of(pool).count
 
 
 def takes(network: Network) -> int:
@@ -94,11 +94,11 @@ def heard_by(conn, count: int) -> list[str]:
 @pytest.fixture
 def ear(client: qg.Client, notifying: Database) -> Iterator[object]:
     """A connection that hears of jobs, from version 4 on those of queue "mail"."""
-    session = client._lease()
-    session.listen()
-    session.enlist(1, "mail", listening=True)
+    session = lease(client)
+    session.listen(table_of(client))
+    session.enlist(table_of(client), 1, "mail", listening=True)
     yield session.conn
-    session.discard()
+    session.close_now()
 
 
 @in_version_3
@@ -117,7 +117,7 @@ def test_what_is_rolled_back_notifies_nobody(ear, client: qg.Client, notifying: 
         conn.rollback()
     done = client.enqueue(qg.Job("Done", queue="mail"))
     (heard,) = heard_by(ear, 1)
-    assert client._table.read_notification(heard) == ("mail", 1)
+    assert table_of(client).read_notification(heard) == ("mail", 1)
     assert VERSION == 3 or json.loads(heard)["id"] == done.id
 
 
@@ -213,7 +213,7 @@ def test_a_worker_that_finds_a_job_wakes_another_one_if_there_are_more(client: q
     with qg.WorkerPool(client, {"MyJob": lambda job: together.wait()}, 4, interval=NEVER) as pool:
         eventually(lambda: idle(database, 4))
         client.enqueue_batch(qg.Job("MyJob") for _ in range(4))
-        pool._workers[0]._sleepers.wake(1)
+        sleepers_of(pool).wake(1)
         eventually(lambda: database.count() == 0)
 
 
@@ -221,7 +221,7 @@ def test_a_notification_that_comes_while_a_worker_looks_isnt_lost() -> None:
     sleepers = Sleepers()
     calls = sleepers.calls
     sleepers.wake(1)  # nobody sleeps yet
-    sleepers.sleep(queues.SimpleQueue(), NEVER, None, calls)  # returns at once
+    sleepers.sleep(WakeUp(), NEVER, None, calls)  # returns at once
 
 
 def test_a_listening_pool_gives_all_its_connections_back(notifying: Database) -> None:
@@ -313,7 +313,7 @@ def test_notifications_that_are_none_of_ours_are_left_alone(
         eventually(lambda: idle(notifying, 1))
         (pid,) = listening(notifying)
         for payload in ("x", "null", "{}"):
-            notifying.query("SELECT pg_notify(%s, %s)", (client._table.channel(pid), payload))
+            notifying.query("SELECT pg_notify(%s, %s)", (table_of(client).channel(pid), payload))
         notifying.query("INSERT INTO jobs (job_class) VALUES ('MyJob')")
         eventually(lambda: len(work.ids) == 1)
     assert "listening_interrupted" not in caplog.text
@@ -322,12 +322,12 @@ def test_notifications_that_are_none_of_ours_are_left_alone(
 def test_the_listener_of_a_client_that_was_closed_ends(
     client: qg.Client, notifying: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with qg.WorkerPool(client, {}, 1, interval=NEVER) as pool:
+    with qg.WorkerPool(client, {}, 1, interval=NEVER):
         eventually(lambda: idle(notifying, 1))
         (pid,) = listening(notifying)
         client.close()
         notifying.terminate(pid)
-        eventually(lambda: not pool._listener._thread.is_alive())
+        eventually(lambda: not threads("listener"))
 
 
 def test_what_was_enqueued_while_nobody_listened_is_looked_for(network: Network, notifying: Database) -> None:
@@ -418,10 +418,10 @@ def test_a_job_falls_due_while_the_worker_on_watch_is_busy(client: qg.Client, da
 class Sleeper(threading.Thread):
     def __init__(self, sleepers: Sleepers, seconds: float = NEVER, due: float | None = None) -> None:
         super().__init__(daemon=True)
-        self.bell: queues.SimpleQueue[None] = queues.SimpleQueue()
-        self._sleep = lambda: sleepers.sleep(self.bell, seconds, due, sleepers.calls)
+        before = sleepers.count
+        self._sleep = lambda: sleepers.sleep(WakeUp(), seconds, due, sleepers.calls)
         self.start()
-        eventually(lambda: self.bell in sleepers._asleep or not self.is_alive())
+        eventually(lambda: sleepers.count > before or not self.is_alive())
 
     def run(self) -> None:
         self._sleep()

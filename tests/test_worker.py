@@ -16,7 +16,7 @@ from psycopg2.pool import ThreadedConnectionPool
 from support import UNNAMED, Database, Network, UntilEmpty, backend_pid, eventually
 
 import qg
-from qg.batch import Batch
+from qg.working.batch import Batch
 
 
 @pytest.fixture(autouse=True)
@@ -44,18 +44,18 @@ def work_one(client: qg.Client, handler: Any) -> bool:
     return qg.Worker(client, {"MyJob": handler}).work_one()
 
 
-class Sleepless(qg.Worker):
+class Sleepless(UntilEmpty):
     """A worker that notes how long it would have slept, and stops at the last sleep it is allowed."""
 
-    def __init__(self, *arguments: Any, sleeps: int = 1, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, client: qg.Client, work_map: qg.WorkMap, *, sleeps: int = 1, **options: Any) -> None:
+        super().__init__(client, work_map, **options)
         self.slept: list[float] = []
         self.sleeps = sleeps
 
-    def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
+    def rest(self, seconds: float, due: float | None = None) -> None:
         self.slept.append(seconds)
         if len(self.slept) == self.sleeps:
-            self._ask_to_stop()
+            self.stop()
 
 
 # Success
@@ -707,15 +707,15 @@ def test_queue_and_interval_may_be_set_until_the_start(client: qg.Client) -> Non
 
 
 def test_a_worker_that_works_cant_be_changed(client: qg.Client) -> None:
-    class Curious(Sleepless):
-        def _sleep(self, seconds: float, due: float | None = None, calls: int | None = None) -> None:
-            with pytest.raises(qg.ErrPoolState):
-                self.queue = "other"
-            super()._sleep(seconds)
+    def handler(job: qg.Job) -> None:
+        with pytest.raises(qg.ErrPoolState):
+            worker.queue = "other"
+        worker.shutdown()
 
-    worker = Curious(client, {})
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": handler})
     worker.work()
-    assert worker.queue == ""
+    assert (worker.queue, client.stats()) == ("", [])
 
 
 def test_the_worker_works_its_own_queue(client: qg.Client, database: Database) -> None:

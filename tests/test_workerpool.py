@@ -17,9 +17,12 @@ from typing import Any
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import parse_dsn
-from support import VERSION, Database, Network, eventually, needs
+from support import VERSION, Database, Network, eventually, needs, threads
 
 import qg
+from qg.client import engine_of
+from qg.database.session import Session
+from qg.working.work_loop import WorkLoop
 
 SOON = 0.01
 LISTENS = int(VERSION > 3)  # version 3 notifies only if asked to; where it doesn't, a pool has no session to listen on
@@ -39,6 +42,18 @@ class Gate:
     def wait_for(self, jobs: int) -> None:
         for _ in range(jobs):
             assert self.entered.acquire(timeout=10)
+
+
+def before_each_lease(client: qg.Client, act: Callable[[], object]) -> None:
+    """Call *act* before *client* leases a session."""
+    database = engine_of(client).database
+    lease = database.lease
+
+    def act_and_lease(**how: bool) -> Session:
+        act()
+        return lease(**how)
+
+    database.lease = act_and_lease  # type: ignore[method-assign]
 
 
 def test_a_pool_works_every_job_once(client: qg.Client, database: Database) -> None:
@@ -105,19 +120,19 @@ def test_the_work_map_may_be_replaced_until_the_start(client: qg.Client, databas
 
 
 def test_a_script_that_just_ends_ends(client: qg.Client) -> None:
-    with qg.WorkerPool(client, {}, 2, interval=SOON) as pool:
-        assert [thread.daemon for thread in pool._threads] == [True, True]
+    with qg.WorkerPool(client, {}, 2, interval=SOON):
+        assert [thread.daemon for thread in threads("worker")] == [True, True]
 
 
 def test_ctrl_c_during_the_start_is_ctrl_c(dsn: str, database: Database) -> None:
-    class Interrupted(qg.Client):
-        def _lease(self) -> Any:
-            if len(database.sessions()) == 2:
-                raise KeyboardInterrupt
-            return super()._lease()
+    def interrupt() -> None:
+        if len(database.sessions()) == 2:
+            raise KeyboardInterrupt
 
-    with Interrupted(dsn) as client, pytest.raises(KeyboardInterrupt):
-        qg.WorkerPool(client, {}, 3).start()
+    with qg.Client(dsn) as client:
+        before_each_lease(client, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            qg.WorkerPool(client, {}, 3).start()
 
 
 def test_a_pool_of_nobody_is_a_pool(client: qg.Client) -> None:
@@ -234,7 +249,7 @@ def test_a_thread_that_doesnt_start_stops_the_others_and_keeps_no_connection(
     pool = qg.WorkerPool(client, {}, 3, interval=3600)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         pool.start()
-    eventually(lambda: not any(thread.is_alive() for thread in pool._threads))
+    eventually(lambda: not threads("worker"))
     assert pool.shutdown(timeout=10) is True
     client.close()
     eventually(lambda: database.sessions() == [])
@@ -244,7 +259,7 @@ def test_workers_end_when_their_client_is_closed(client: qg.Client, dsn: str, da
     pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 2, interval=SOON)
     pool.start()
     client.close()
-    eventually(lambda: not any(thread.is_alive() for thread in pool._threads))
+    eventually(lambda: not threads("worker"))
     with qg.Client(dsn) as other:
         other.enqueue(qg.Job("MyJob"))
     assert pool.shutdown() is True
@@ -271,7 +286,7 @@ def test_shutdown_lets_the_running_jobs_finish_and_takes_no_new_ones(client: qg.
     results: list[bool] = []
     stopping = threading.Thread(target=lambda: results.append(pool.shutdown()))
     stopping.start()
-    eventually(lambda: all(worker._stopping for worker in pool._workers))
+    assert pool.shutdown(timeout=0) is False  # whichever of the two was first, both workers were asked to stop
     gate.opened.set()
     stopping.join()
     assert results == [True]
@@ -454,14 +469,13 @@ def test_a_signal_in_the_middle_of_the_start_stops_every_worker(
 
 
 def test_a_signal_while_the_connections_are_leased_stops_every_worker(dsn: str, database: Database) -> None:
-    class Signalled(qg.Client):
-        def _lease(self) -> Any:
-            if len(database.sessions()) == 2:
-                pool.shutdown(timeout=0)
-            return super()._lease()
+    def signal_comes() -> None:
+        if len(database.sessions()) == 2:
+            pool.shutdown(timeout=0)
 
-    with Signalled(dsn) as client:
+    with qg.Client(dsn) as client:
         client.enqueue(qg.Job("MyJob"))
+        before_each_lease(client, signal_comes)
         pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 3, interval=3600)
         pool.start()
         assert pool.shutdown(timeout=10) is True
@@ -528,21 +542,25 @@ def test_a_signal_ends_a_worker_that_sleeps_in_the_main_thread(client: qg.Client
     assert time.monotonic() - began < 10
 
 
-def test_a_signal_at_any_moment_of_work_ends_the_worker(client: qg.Client, on_alarm: Any) -> None:
+def test_a_signal_at_any_moment_of_work_ends_the_worker(
+    client: qg.Client, on_alarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before its first round, when nothing yet says who is working, and after its last."""
     answers: list[bool] = []
     on_alarm(lambda signum, frame: answers.append(worker.shutdown()))
+    run, give_session_back = WorkLoop.run, WorkLoop.give_session_back
 
-    class Signalled(qg.Worker):
-        def _work_until_stopped(self) -> None:
-            signal.raise_signal(signal.SIGALRM)
-            super()._work_until_stopped()
+    def signalled_at_first(loop: WorkLoop) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        run(loop)
 
-        def _give_session_back(self) -> None:
-            super()._give_session_back()
-            signal.raise_signal(signal.SIGALRM)
+    def signalled_at_last(loop: WorkLoop) -> None:
+        give_session_back(loop)
+        signal.raise_signal(signal.SIGALRM)
 
-    worker = Signalled(client, {}, interval=3600)
+    monkeypatch.setattr(WorkLoop, "run", signalled_at_first)
+    monkeypatch.setattr(WorkLoop, "give_session_back", signalled_at_last)
+    worker = qg.Worker(client, {}, interval=3600)
     worker.work()
     assert answers == [False, False]
 
@@ -564,10 +582,13 @@ def test_a_coroutine_may_shut_its_worker_down(client: qg.Client, database: Datab
 
 
 def test_a_worker_works_in_one_thread_only(client: qg.Client) -> None:
-    worker = qg.Worker(client, {}, interval=3600)
+    gate = Gate()
+    client.enqueue(qg.Job("MyJob"))
+    worker = qg.Worker(client, {"MyJob": gate}, interval=3600)
     thread = in_thread(worker.work)
-    eventually(worker._working.locked)
+    gate.wait_for(1)
     with pytest.raises(qg.ErrPoolState, match="working already"):
         worker.work()
+    gate.opened.set()
     assert worker.shutdown(timeout=10)
     thread.join()

@@ -64,20 +64,20 @@ def _work(reporter: Reporter, options: dict[str, str]) -> None:
 
 
 def _time_takes(reporter: Reporter) -> None:
-    """Report how long each message takes that finishes jobs and locks the next ones."""
-    from qg.session import Session
+    """Report how long each message takes that deletes jobs and locks the next ones."""
+    from qg.database.session import Session
 
-    finish_and_run = Session.finish_and_run
+    delete_and_run = Session.delete_and_run
 
-    @functools.wraps(finish_and_run)
+    @functools.wraps(delete_and_run)
     def timed(*args, **named):  # type: ignore[no-untyped-def]
         began = time.monotonic()
         try:
-            return finish_and_run(*args, **named)
+            return delete_and_run(*args, **named)
         finally:
             reporter.took(time.monotonic() - began)
 
-    Session.finish_and_run = timed  # type: ignore[method-assign]
+    Session.delete_and_run = timed  # type: ignore[method-assign]
 
 
 def _enqueue(jobs: int, a_call: int) -> float:

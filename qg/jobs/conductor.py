@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import queue as queues
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg2
@@ -15,14 +12,14 @@ import psycopg2
 from qg.backoff import reconnect_pause
 from qg.errors import QgError
 from qg.failures import Logger, one_line
+from qg.working.threads import BackgroundThread, WakeUp
 
-__all__ = ["Act", "Conductor", "run_until_told_to_stop"]
+__all__ = ["Act", "Conductor"]
 
 # Some systems can't wait for months.
 _LONGEST_WAIT_SECONDS = 86_400.0
-# A duty that is always due at once makes no hot loop, and neither does a thread that always breaks down.
+# A duty that is always due at once makes no hot loop.
 _SHORTEST_WAIT_SECONDS = 0.01
-_PAUSE_AFTER_BREAKDOWN_SECONDS = 0.1
 
 Act = Callable[[], "float | None"]
 """Carries out a duty, and returns in how many seconds it is due again; None means not any more."""
@@ -47,17 +44,14 @@ class Conductor:
     """
 
     def __init__(self, name: str, logger: Logger, longest_pause: float) -> None:
-        self._name = name
         self._logger = logger
         self._longest_pause = longest_pause
         # A signal handler may interrupt the thread that holds it.
         self._mutex = threading.RLock()
         self._duties: dict[str, _Duty] = {}
         self._failures: dict[str, int] = {}
-        # It can be put to at any point of a signal handler.
-        self._wakeups: queues.SimpleQueue[None] = queues.SimpleQueue()
-        self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._wake_up = WakeUp()
+        self._thread = BackgroundThread(name, self._run, wake=self._wake_up.give, logger=logger)
 
     @property
     def pending(self) -> dict[str, float]:
@@ -68,39 +62,26 @@ class Conductor:
     def carry_out(self, name: str, act: Act, after: float = 0.0) -> None:
         """Carry out the duty *name* in *after* seconds, by calling *act*. A time set for it before is dropped."""
         with self._mutex:
-            if self._stopping:
+            if self._thread.stopping:
                 return
             self._duties[name] = _Duty(name, act, time.monotonic() + after)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=run_until_told_to_stop, args=(self._run, self._logger), name=self._name, daemon=True
-                )
-                self._thread.start()
-        self.wake()
+            self._thread.start()
+        self._wake_up.give()
 
     def stop(self) -> None:
         """Begin no duty any more; join() waits for the one under way. Safe in a signal handler."""
-        self._stopping = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the thread look anew at what it has to do. Safe in a signal handler."""
-        self._wakeups.put(None)
+        self._thread.stop()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the thread has ended, but no longer than *timeout* seconds; return whether it has."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout)
 
     def _run(self) -> None:
         """Carry out duties until stop() is called."""
-        while not self._stopping:
+        while not self._thread.stopping:
             duty, seconds = self._next()
             if duty is None:
-                with suppress(queues.Empty):
-                    self._wakeups.get(timeout=seconds)
+                self._wake_up.wait(seconds)
             else:
                 self._carry_out_now(duty)
 
@@ -125,7 +106,7 @@ class Conductor:
             self._failures.pop(duty.name, None)
         except Exception as error:
             self._failures[duty.name] = failures
-            if failures == 1 and not self._stopping:
+            if failures == 1 and not self._thread.stopping:
                 self._log(duty, error)
         finally:
             if again is not None:
@@ -143,23 +124,3 @@ class Conductor:
             # What the database says, or one of our own errors, explains itself. Anything else may be a bug.
             exc_info=None if isinstance(error, (psycopg2.Error, QgError)) else error,
         )
-
-
-def run_until_told_to_stop(run: Callable[[], None], logger: Logger) -> None:
-    """Call *run*, which returns when it is told to stop, in a thread that doesn't end before.
-
-    What *run* raises is logged with its traceback, and *run* is called again.
-    """
-    while True:
-        try:
-            return run()
-        except BaseException:  # SystemExit too, which would end the thread without a word
-            _log_breakdown(logger)
-            time.sleep(_PAUSE_AFTER_BREAKDOWN_SECONDS)
-
-
-def _log_breakdown(logger: Logger) -> None:
-    try:
-        logger.exception("thread_failed name=%s: it goes on", threading.current_thread().name)
-    except BaseException:  # the logger itself raises, so the traceback goes to where there is no logger
-        traceback.print_exc()

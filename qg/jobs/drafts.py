@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from qg.enqueuing.fields import OneArgument
 from qg.job import Job
 from qg.jobs.context import current_user
-from qg.jobs.core import store_as_one_argument
 from qg.jobs.cron import Cron, parse_spec
 from qg.jobs.envelope import PersistenceCTXPayload, PersistencePayload, git_hash
 from qg.jobs.errors import ErrInvalidJobType, ErrScheduleFailed
@@ -40,10 +40,8 @@ def draft(
         queue, priority, run_at: as for :class:`qg.Job`.
     """
     args = PersistencePayload(document, takes.path, git_hash(), ctx=ctx).to_builtins()
-    job = Job(takes.name, args, queue, priority, run_at)
     # Go has one document for its args; the tables of Ruby have it in an array.
-    store_as_one_argument(job)
-    return job
+    return Job(takes.name, OneArgument(args), queue, priority, run_at)
 
 
 @dataclass(frozen=True)

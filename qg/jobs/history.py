@@ -11,11 +11,10 @@ import msgspec
 import psycopg2
 from psycopg2.extensions import connection
 
-from qg.driver import plain_cursor
+from qg.database.driver import plain_cursor
 from qg.failures import Logger, describe, headline, storable
-from qg.job import Job
+from qg.job import Job, locked_attempt_of
 from qg.jobs.context import JobScope
-from qg.jobs.core import observe, row_of
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
@@ -37,13 +36,14 @@ class AttemptHistory:
     """
 
     def __init__(self, job: Job, telemetry: Telemetry, logger: Logger) -> None:
+        attempt = locked_attempt_of(job)
         self._job = job
-        self._row = row_of(job)
+        self._row = attempt.row
         self._envelope = read_envelope(job)
         self._logger = logger
         self._span = JobSpan(telemetry, job, self._envelope, logger)
         self._started_at: str | None = None
-        observe(job, self)
+        attempt.observer = self
 
     def run(self, functions: Functions, scope: JobScope) -> None:
         """Run the JobFunc and write the history, in the job's transaction, which is left open.

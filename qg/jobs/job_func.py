@@ -6,14 +6,13 @@ from contextvars import copy_context
 from typing import Any
 
 from qg.failures import Logger, PlainFailure, headline
-from qg.handlers import finish as run_to_end
-from qg.handlers import unknown_type
 from qg.job import Job
 from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, JobScope, current_scope, current_tx, current_user
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Function, Functions
 from qg.verdicts import Discard, Reschedule
+from qg.working.handlers import run_to_end, unknown_type
 
 __all__ = ["read_envelope", "run_job_func"]
 

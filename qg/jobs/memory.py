@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
-import time
 from datetime import timedelta
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
+from qg.enqueuing.fields import decode
 from qg.failures import Logger, describe, headline, seconds_until_retry
-from qg.job import Job
-from qg.jobs.conductor import run_until_told_to_stop
+from qg.job import Job, note_row
 from qg.jobs.context import JobScope
-from qg.jobs.core import job_with_row
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.job_func import read_envelope, run_job_func
@@ -27,6 +24,7 @@ from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
+from qg.working.threads import BackgroundThread, join_all
 
 __all__ = ["MemoryQueue"]
 
@@ -72,7 +70,7 @@ class MemoryQueue(BaseQueue):
         if not callable(backoff):
             raise ErrInvalidQueueOpt(f"backoff must be a function from error count to seconds, not {backoff!r}")
         self._backoff = backoff
-        self._threads: list[threading.Thread] = []
+        self._threads: list[BackgroundThread] = []
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         rows = self._memory.rows_for(drafts)
@@ -88,25 +86,28 @@ class MemoryQueue(BaseQueue):
     def _start_workers(self) -> None:
         # Where a thread could not be started, this is called again for the others.
         for number in range(len(self._threads) + 1, self._options.pool_size + 1):
-            thread = threading.Thread(
-                target=run_until_told_to_stop, args=(self._run, self._logger), name=f"qg-memory-{number}", daemon=True
+            thread = BackgroundThread(
+                f"qg-memory-{number}", self._run, wake=self._memory.stop_taking, logger=self._logger
             )
             thread.start()
             self._threads.append(thread)
 
     def _ask_workers_to_stop(self, timeout: float | None) -> None:
-        self._memory.stop_taking()
+        self._stop_threads()
         if in_signal_handler():
             atexit.register(self._stop_workers, timeout)
 
     def _stop_workers(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._memory.stop_taking()
-        for thread in self._threads:
-            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        self._stop_threads()
+        ended = join_all(self._threads, timeout)
         for row in self._memory.attempted():
             self._logger.warning("still_running id=%d type=%s: not finished at shutdown", row.id, row.type)
-        return not any(thread.is_alive() for thread in self._threads)
+        return ended
+
+    def _stop_threads(self) -> None:
+        self._memory.stop_taking()  # those too that are being started
+        for thread in self._threads:
+            thread.stop()
 
     def _run(self) -> None:
         """Work jobs until the store gives none any more; several threads run this."""
@@ -120,7 +121,7 @@ class MemoryQueue(BaseQueue):
         span: JobSpan | None = None
         error: BaseException | None = None
         try:
-            job = job_with_row(row)
+            job = _job_of(row)
             envelope = read_envelope(job)
             span = JobSpan(self._telemetry, job, envelope, self._logger)
             outbox = _Outbox()
@@ -169,6 +170,12 @@ class MemoryQueue(BaseQueue):
 
 class _Outbox(list["tuple[MemoryStore, list[Row]]"]):
     """What a JobFunc has enqueued, and where: it is stored if the JobFunc succeeds."""
+
+
+def _job_of(row: Row) -> Job:
+    job = Job(row.type, decode(row.args), row.queue, row.priority, row.due)
+    note_row(job, row)
+    return job
 
 
 def _put_off(row: Row, seconds: float) -> Row:

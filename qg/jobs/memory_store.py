@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import queue as queues
 import threading
 from bisect import insort
 from collections.abc import Callable, Container
-from contextlib import suppress
 from datetime import datetime, timezone
 
-from qg.fields import draft_of
+from qg.enqueuing.fields import draft_of
 from qg.job import Job
 from qg.tables import PollStrategy, Row, iso_text
+from qg.working.threads import WakeUp
 
 __all__ = ["Clock", "MemoryStore", "utc_now"]
 
@@ -52,8 +51,8 @@ class MemoryStore:
         self._mutex = threading.RLock()
         self._waiting: list[Row] = []
         self._attempted: dict[int, Row] = {}
-        # One queue for each thread that waits in take(). wake() takes no lock: it runs in signal handlers.
-        self._sleepers: list[queues.SimpleQueue[None]] = []
+        # One for each thread that waits in take(). wake() takes no lock: it runs in signal handlers.
+        self._sleepers: list[WakeUp] = []
         self._last_wake = object()
         self._takes_none = False
 
@@ -97,7 +96,7 @@ class MemoryStore:
             The job; or None after stop_taking().
         """
         while not self._takes_none:
-            wakeup: queues.SimpleQueue[None] = queues.SimpleQueue()
+            wake_up = WakeUp()
             last_wake = self._last_wake
             with self._mutex:
                 found = self.next_due(job_types)
@@ -105,12 +104,11 @@ class MemoryStore:
                     self._waiting.remove(found)
                     self._attempted[found.id] = found
                     return found
-            self._sleepers.append(wakeup)
+            self._sleepers.append(wake_up)
             # A wake() before the append may have meant a job, or an end, that was not seen above.
             if last_wake is self._last_wake:
-                with suppress(queues.Empty):
-                    wakeup.get(timeout=None if found is None else min(found, _LONGEST_WAIT_SECONDS))
-            self._sleepers.remove(wakeup)
+                wake_up.wait(None if found is None else min(found, _LONGEST_WAIT_SECONDS))
+            self._sleepers.remove(wake_up)
         return None
 
     def end(self, row: Row, again: Row | None) -> None:
@@ -132,7 +130,7 @@ class MemoryStore:
         """Let whoever waits in take() look at the jobs, and at the job types, anew. Safe in a signal handler."""
         self._last_wake = object()
         for sleeper in tuple(self._sleepers):
-            sleeper.put(None)
+            sleeper.give()
 
     def waiting(self) -> list[Row]:
         """Return the jobs that wait, in the order in which they would be taken if all were due."""

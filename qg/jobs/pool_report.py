@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from qg.client import Client
+from qg.client import Client, engine_of
 from qg.failures import Logger, one_line
-from qg.jobs.core import session_of
 from qg.jobs.envelope import git_hash
 from qg.jobs.functions import Functions
 from qg.jobs.tables import REPORT_POOL
@@ -60,5 +59,5 @@ class PoolReport:
                 self._logger.warning("report_failed pool=%s: %s", self._name, one_line(error))
 
     def _write(self, workers: int) -> None:
-        with session_of(self._client) as session:
+        with engine_of(self._client).database.session() as session:
             session.run(REPORT_POOL, (self._name, self._queue, workers, git_hash(), self._functions.job_types))

@@ -11,12 +11,11 @@ from typing import cast
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from qg.client import Client
+from qg.client import Client, engine_of
+from qg.database.session import Session
 from qg.failures import Logger
-from qg.handlers import WorkFunc
 from qg.job import Job
 from qg.jobs.context import JobScope
-from qg.jobs.core import is_synchronous, session_of
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
 from qg.jobs.history import AttemptHistory
@@ -25,9 +24,9 @@ from qg.jobs.queue import BaseQueue, Options
 from qg.jobs.schedules import Schedules
 from qg.jobs.tables import JOBS_TABLE, require_tables
 from qg.jobs.telemetry import Telemetry
-from qg.session import Session
 from qg.tables import PollStrategy
 from qg.workerpool import WorkerPool
+from qg.working.handlers import WorkFunc
 
 __all__ = ["PostgresJobs", "PostgresJobsHandler"]
 
@@ -74,13 +73,13 @@ class PostgresJobs(BaseQueue):
         options = Options(queue, poll_interval, pool_size, poll_strategy)
         if pool_name is not None and (not isinstance(pool_name, str) or not pool_name):
             raise ErrInvalidQueueOpt(f"pool_name must be a non-empty string, not {pool_name!r}")
-        if isinstance(source, Client) and is_synchronous(source):
+        if isinstance(source, Client) and source.runs_synchronously:
             raise ErrInvalidQueueOpt("a client with run_synchronously runs jobs itself; give one without")
         telemetry = Telemetry(meter_provider, tracer_provider)
         self._owns_client = not isinstance(source, Client)
         self._client = source if isinstance(source, Client) else Client(source, logger=logger)
         try:
-            with session_of(self._client) as session:
+            with engine_of(self._client).database.session() as session:
                 require_tables(session)
                 place = _place_of_table(session)
             schedules = Schedules(self._client, queue, telemetry)

@@ -12,9 +12,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from qg.enqueuing.fields import check_queue, draft_of
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import Logger, one_line
-from qg.fields import check_queue, draft_of
 from qg.job import Job
 from qg.jobs.conductor import Conductor
 from qg.jobs.context import Context, current_scope, current_tx
@@ -31,9 +31,9 @@ from qg.jobs.errors import (
 from qg.jobs.functions import Functions
 from qg.jobs.payloads import Payload, PayloadT, payloads_in
 from qg.jobs.telemetry import Telemetry
-from qg.polling import Polling
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
+from qg.working.options import WorkOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,7 +61,7 @@ class Options:
             check_queue(self.queue)
             if self.poll_interval is None:  # a worker of the core would read the environment
                 raise ErrInvalidOption("poll_interval must be a number of seconds, not None")
-            Polling(self.queue, self.poll_interval, 1, self.poll_strategy, False)
+            WorkOptions(self.queue, self.poll_interval, poll_strategy=self.poll_strategy)
         except ErrInvalidOption as error:
             raise ErrInvalidQueueOpt(str(error)) from error
         if isinstance(self.pool_size, bool) or not isinstance(self.pool_size, int) or self.pool_size < 1:

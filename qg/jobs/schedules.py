@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import psycopg2
 
-from qg.client import Client
+from qg.client import Client, engine_of
+from qg.database.session import Session
 from qg.job import Job
-from qg.jobs.core import session_of
 from qg.jobs.drafts import Schedule
 from qg.jobs.tables import (
     ADVANCE_SCHEDULE,
@@ -22,7 +22,6 @@ from qg.jobs.tables import (
     SECONDS_UNTIL_TICKS,
 )
 from qg.jobs.telemetry import Telemetry
-from qg.session import Session
 from qg.tables import iso_text, timestamp
 
 __all__ = ["Schedules"]
@@ -55,7 +54,7 @@ class Schedules:
 
     def declare(self, schedule: Schedule) -> None:
         """Let *schedule* fire from now on, when tick() is called. Each statement is committed by itself."""
-        with session_of(self._client) as session:
+        with engine_of(self._client).database.session() as session:
             number = self._find_or_insert(session, schedule)
         with self._mutex:
             self._declared[number] = schedule
@@ -65,7 +64,7 @@ class Schedules:
 
         One transaction for each: one that fails is no reason not to fire the others.
         """
-        with session_of(self._client) as session:
+        with engine_of(self._client).database.session() as session:
             failure: Exception | None = None
             for number in [number for number, wait in self._waits(session).items() if wait <= 0]:
                 try:
@@ -108,7 +107,7 @@ class Schedules:
         return int(number)
 
     def _fire(self, session: Session, number: int, schedule: Schedule) -> None:
-        session.tidy()
+        session.make_ready_for_handler()
         job: Job | None = None
         due = session.run_in_transaction(LOCK_DUE_SCHEDULE, (number,))
         if due:

@@ -6,9 +6,9 @@ from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
-from qg.connections import source_from, transaction
+from qg.database.session import Session
+from qg.database.sources import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
-from qg.session import Session
 from qg.tables import Statement, script
 
 __all__ = [

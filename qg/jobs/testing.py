@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from qg.fields import decode
+from qg.enqueuing.fields import decode
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.memory import MemoryQueue
 from qg.jobs.payloads import Payload, PayloadType, payload_type, payloads_in

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from qg.tables.table import PollStrategy, Row, Statement
 
 __all__ = [
-    "FINISH_JOBS",
+    "DELETE_JOBS",
     "PREPARED_NAMES",
     "RELOCK_JOB",
     "TAKE_JOBS",
@@ -19,7 +19,7 @@ __all__ = [
     "UNLOCK_JOBS",
     "Walk",
     "array",
-    "finish_params",
+    "delete_params",
     "take_jobs_in",
 ]
 
@@ -37,15 +37,15 @@ UNLOCK_JOBS = Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE p
 # () -> nothing; unlocks all that this session has locked.
 UNLOCK_EVERYTHING = Statement("SELECT pg_advisory_unlock_all()")
 
-# (finish_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
-FINISH_JOBS = Statement(
-    name="que_finish_jobs",
-    text="SELECT pg_temp.que_finish_jobs($1::text, $2::smallint[], $3::timestamptz[], $4::bigint[])",
+# (delete_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
+DELETE_JOBS = Statement(
+    name="que_delete_jobs",
+    text="SELECT pg_temp.que_delete_jobs($1::text, $2::smallint[], $3::timestamptz[], $4::bigint[])",
 )
 
 
-def finish_params(rows: Sequence[Row]) -> tuple[str, str, str, str]:
-    """Return the parameters of FINISH_JOBS for *rows*, all of one queue."""
+def delete_params(rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """Return the parameters of DELETE_JOBS for *rows*, all of one queue."""
     return (
         rows[0].queue,
         array(row.priority for row in rows),

@@ -1,4 +1,4 @@
--- What a session needs to finish and to take jobs in one message each. The functions live as long as
+-- What a session needs to delete and to take jobs in one message each. The functions live as long as
 -- the session, in its own temporary schema, and are seen by nobody else. Their settings keep them on
 -- the index, whatever the planner saw when a plan was made: with a plan from when the table was
 -- empty, each lock would read the whole of it.
@@ -6,7 +6,7 @@
 -- Words behind a colon stand for what the versions of the table differ in; statements.py fills them in.
 
 -- Delete the jobs with these keys, or fail if one of them isn't there under its key any more.
-CREATE OR REPLACE FUNCTION pg_temp.que_finish_jobs(
+CREATE OR REPLACE FUNCTION pg_temp.que_delete_jobs(
     of_queue text, priorities smallint[], run_ats timestamptz[], ids bigint[]
 ) RETURNS void
 LANGUAGE plpgsql
@@ -46,7 +46,7 @@ $$;
 -- these types, was gone or locked. The walk leaves that out. Marks are given in the order of their
 -- priorities; with `learn` those for the next walk are returned.
 --
--- The second look at each job is what makes the lock safe: its worker may have finished it after
+-- The second look at each job is what makes the lock safe: its worker may have deleted it after
 -- our first look and before we got the lock that it gave up. A statement in here sees whatever was
 -- committed before it began, provided that the transaction reads committed data.
 CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
@@ -133,7 +133,7 @@ BEGIN
             at_run_at := 'infinity';
             at_id := 9223372036854775807;
         ELSIF wanted = 0 OR mark_priorities[stretch] IS NULL THEN
-            more := mark_priorities[stretch] IS NOT NULL;  -- for all we know
+            more := mark_priorities[stretch] IS NOT NULL;  -- perhaps; the rest wasn't looked at
             EXIT walk;
         ELSE
             at_priority := mark_priorities[stretch];

@@ -12,7 +12,7 @@ from typing import Any
 
 from qg.tables.table import Statement, script
 
-__all__ = ["LOCKED", "Layout", "settle_job", "statements"]
+__all__ = ["LOCKED", "Layout", "counted", "statements"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def statements(layout: Layout) -> dict[str, Any]:
             fresh_snapshot=True,
             text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {has_key(1)}",
         ),
-        "destroy_job": settle_job(f"DELETE FROM que_jobs WHERE {has_key(1)}", layout.id, f"que_destroy_job{suffix}"),
-        "destroy_job_by_id": settle_job(f"DELETE FROM que_jobs WHERE {has_id(1)}", layout.id),
+        "destroy_job": counted(f"DELETE FROM que_jobs WHERE {has_key(1)}", layout.id, f"que_destroy_job{suffix}"),
+        "destroy_job_by_id": counted(f"DELETE FROM que_jobs WHERE {has_id(1)}", layout.id),
         "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}"),
         # A handler can roll back to before the deletion, or commit it and begin another transaction.
         "deletion_pending": Statement(
@@ -104,7 +104,7 @@ RETURNING {row}
 # is had. A plain "WHERE pg_try_advisory_lock(id) LIMIT 1" would leave it to the planner how many rows
 # it locks on the way; here a step is taken only if the last lock failed.
 #
-# The rows come from this statement's snapshot, so the job may have been finished by its worker
+# The rows come from this statement's snapshot, so the job may have been deleted by its worker
 # before we got the lock that the worker gave up: the caller must look again (check_job).
 def _lock_job(layout: Layout, *, of_types: bool = False) -> str:
     given, is_wanted, queue = _wanted(layout, of_types)
@@ -167,13 +167,13 @@ def _wanted(layout: Layout, of_types: bool) -> tuple[str, str, str]:
     return "given AS (SELECT $1::text[] AS types),", f"{is_due} AND {has_type}", "$2::text"
 
 
-def settle_job(change: str, number: str, name: str | None = None) -> Statement:
-    """Return the statement that carries out *change*, and says of how many rows and in which transaction."""
+def counted(change: str, number: str, name: str | None = None) -> Statement:
+    """Return the statement that makes *change*; its row says how many rows changed, and in which transaction."""
     return Statement(
         name=name,
         text=f"""
-WITH settled AS ({change} RETURNING {number})
-SELECT count(*), txid_current() FROM settled
+WITH changed AS ({change} RETURNING {number})
+SELECT count(*), txid_current() FROM changed
 """,
     )
 

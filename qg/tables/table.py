@@ -38,7 +38,11 @@ class PollStrategy(Enum):
 
 
 class Draft(NamedTuple):
-    """A job on its way into the table: ``run_at`` in ISO 8601 or None for now, the last three JSON text."""
+    """A job on its way into the table.
+
+    ``run_at`` is in ISO 8601, or None for now. ``args``, ``kwargs`` and ``tags`` are JSON text. With
+    ``one_argument`` the args are a single argument; a table whose args are arrays puts them into one.
+    """
 
     queue: str
     priority: int
@@ -47,6 +51,11 @@ class Draft(NamedTuple):
     args: str
     kwargs: str
     tags: str
+    one_argument: bool = False
+
+
+# json.loads looks each time what it was given.
+_decode = json.JSONDecoder().decode
 
 
 class Row(NamedTuple):
@@ -71,7 +80,7 @@ class Row(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Row:
         """Return the row that a statement gave as a JSON array."""
-        return cls(*json.loads(text))
+        return cls(*_decode(text))
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -168,10 +177,9 @@ class Table:
 
     version: int
 
-    # How the table holds a draft; raises ErrInvalidJob if it can't. Whether args must be an array,
-    # and how many fields of a draft the INSERTs take.
+    # How the table holds a draft; raises ErrInvalidJob if it can't. How many fields of a draft, from
+    # the first one on, the INSERTs take.
     fit: Callable[[Draft], Draft]
-    wants_array: bool
     width: int
     # What a queue is called in the table, and what migrating makes of its name in another version.
     queue_name: Callable[[str], str]
@@ -217,7 +225,7 @@ class Table:
     # () -> id, queue, type, priority, run_at, error count, backend, process, host, since.
     job_states: Statement
 
-    # The functions behind TAKE_JOBS and FINISH_JOBS: creates or replaces them, for this session alone.
+    # The functions behind TAKE_JOBS and DELETE_JOBS: creates or replaces them, for this session alone.
     functions: str
 
     # () -> whether the table notifies of jobs that are enqueued.

@@ -79,7 +79,7 @@ def _fit(draft: Draft) -> Draft:
     if draft.tags != "[]":
         raise ErrInvalidJob(
             f"a {draft.type!r} job has tags, but the table is of version 3, which holds none; "
-            "leave them away, or migrate the table to version 4 or later"
+            "leave them out, or migrate the table to version 4 or later"
         )
     return draft
 
@@ -92,7 +92,6 @@ def _read_notification(payload: str) -> tuple[str, int] | None:
 TABLE = Table(
     version=3,
     fit=_fit,
-    wants_array=False,
     width=5,
     queue_name=str,
     migrated_queue=lambda queue: "" if queue == "default" else queue,

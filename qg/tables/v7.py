@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qg.errors import ErrInvalidJob
-from qg.tables.statements import LOCKED, Layout, settle_job, statements
+from qg.tables.statements import LOCKED, Layout, counted, statements
 from qg.tables.table import Draft, Lockers, Statement, Table
 
 __all__ = ["TABLES", "WRAPPER"]
@@ -72,13 +72,12 @@ def _table(version: int) -> Table:
     return Table(
         version=version,
         fit=lambda draft: _fit(draft, version),
-        wants_array=True,
         width=7,
         queue_name=_queue_name,
         migrated_queue=_queue_name,
         maximum_retry_count=15,
-        finish_job=settle_job(f"{finish} {layout.has_key(1)}", "id"),
-        finish_job_by_id=settle_job(f"{finish} {layout.has_id(1)}", "id"),
+        finish_job=counted(f"{finish} {layout.has_key(1)}", "id"),
+        finish_job_by_id=counted(f"{finish} {layout.has_id(1)}", "id"),
         job_states=_JOB_STATES,
         notifies=_NOTIFIES,
         channel=lambda pid: f"que_listener_{pid}",
@@ -214,6 +213,8 @@ def _queue_name(queue: str) -> str:
 
 
 def _fit(draft: Draft, version: int) -> Draft:
+    if draft.one_argument:
+        draft = draft._replace(args=f"[{draft.args}]", one_argument=False)
     name = f"a {draft.type!r} job"
     queue, args, tags = _queue_name(draft.queue), draft.args.strip(), json.loads(draft.tags)
     if not args.startswith("["):
@@ -223,7 +224,7 @@ def _fit(draft: Draft, version: int) -> Draft:
         )
     for text, what in ((args, "args"), (draft.kwargs, "kwargs"), (draft.tags, "tags")):
         if (trouble := _not_in_jsonb(text)) is not None:
-            raise ErrInvalidJob(f"the {what} of {name} hold {trouble}, which jsonb refuses; leave it away")
+            raise ErrInvalidJob(f"the {what} of {name} hold {trouble}, which jsonb refuses; leave it out")
     _refuse_longer(f"the queue of {name}", queue, _LONGEST_QUEUE)
     _refuse_longer(f"the type of {name}", _type_in(draft), _LONGEST_TYPE)
     if len(tags) > _MOST_TAGS:

@@ -42,7 +42,8 @@ def shift() -> None:
 def main(dsn: str, spec: str, fault: str = "") -> None:
     if fault == "shift":
         shift()
-    from qg import jobs, session
+    from qg import jobs
+    from qg.database import session
     from qg.jobs import schedules
     from qg.tables import Statement
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrMissingType
 from qg.tables import Draft, iso_text
 
-__all__ = ["check_queue", "decode", "draft_of"]
+__all__ = ["OneArgument", "check_queue", "decode", "draft_of"]
+
+
+@dataclass(frozen=True)
+class OneArgument:
+    """Args that are one argument, and no list of them, whatever the table wants."""
+
+    document: Any
 
 
 class _Fields(Protocol):
@@ -35,7 +43,14 @@ def draft_of(job: _Fields) -> Draft:
     _check_text("type", job.type)
     _check_text("queue", job.queue)
     return Draft(
-        job.queue, _priority(job), _run_at(job), job.type, _encode_args(job), _encode_kwargs(job), _encode_tags(job)
+        job.queue,
+        _priority(job),
+        _run_at(job),
+        job.type,
+        _encode_args(job),
+        _encode_kwargs(job),
+        _encode_tags(job),
+        one_argument=isinstance(job.args, OneArgument),
     )
 
 
@@ -59,7 +74,10 @@ def decode(text: str) -> Any:
         ValueError: if Python can't parse it (a number of over 4300 digits).
         RecursionError: if it is nested more deeply than Python goes.
     """
-    return json.loads(text)
+    return _decode(text)
+
+
+_decode = json.JSONDecoder().decode
 
 
 def _check_text(field: str, value: object) -> None:
@@ -100,7 +118,8 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 def _encode_args(job: _Fields) -> str:
     if isinstance(job.args, bytes):
         return _jsonable(job, "args", job.args, _checked_document)
-    return _jsonable(job, "args", job.args, _document)
+    value = job.args.document if isinstance(job.args, OneArgument) else job.args
+    return _jsonable(job, "args", value, _document)
 
 
 def _encode_kwargs(job: _Fields) -> str:

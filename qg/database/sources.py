@@ -21,7 +21,7 @@ import psycopg2
 import psycopg2.pool
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, parse_dsn
 
-from qg.driver import close, commit, is_quiet, plain_cursor, rollback
+from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
 from qg.errors import ErrUnusable
 
 __all__ = ["Lease", "Source", "source_from", "transaction"]

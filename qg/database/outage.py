@@ -1,17 +1,21 @@
-"""An outage of the database as several workers see it, told in the log once."""
+"""Outage: what several workers see of a database that is away, said in the log once."""
 
 from __future__ import annotations
 
 import threading
 import time
 
+import psycopg2
+
 from qg.failures import Logger, one_line
 
 __all__ = ["Outage"]
 
+_ABOUT_CONNECTIONS = (psycopg2.OperationalError, psycopg2.InterfaceError)
+
 
 class Outage:
-    """Who can't reach the database at the moment; logs the first one that can't and the last one that can."""
+    """Who can't work with the database at the moment. Logs when the first one can't, and when the last one can."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -19,8 +23,13 @@ class Outage:
         self._affected: set[object] = set()
         self._began = 0.0
 
-    def met_by(self, worker: object, cause: Exception) -> None:
-        """Note that *worker* got no job because of *cause*."""
+    @property
+    def affected(self) -> int:
+        """How many workers it concerns."""
+        return len(self._affected)
+
+    def begin_for(self, worker: object, cause: Exception) -> None:
+        """Note that *worker* got no job because of *cause*, which the driver or the source raised."""
         with self._mutex:
             first = not self._affected
             self._affected.add(worker)
@@ -31,9 +40,11 @@ class Outage:
                 "outage_begins %s: %s; trying again until it is over",
                 type(cause).__name__,
                 one_line(cause),
+                # Of what isn't about connections the place is of interest, too.
+                exc_info=None if isinstance(cause, _ABOUT_CONNECTIONS) else cause,
             )
 
-    def over_for(self, worker: object) -> bool:
+    def end_for(self, worker: object) -> bool:
         """Note that *worker* reached the database; return whether that ended the outage."""
         if worker not in self._affected:
             return False

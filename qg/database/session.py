@@ -1,4 +1,4 @@
-"""One leased connection at work: statements outside and inside of transactions, and its way back."""
+"""Session: one leased connection at work, and its way back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -19,12 +19,10 @@ from psycopg2.extensions import (
 )
 from psycopg2.sql import SQL, Identifier
 
-from qg.connections import Source
-from qg.driver import commit, is_quiet, plain_cursor, rollback
-from qg.errors import ErrTable
-from qg.known import MIGRATED, KnownTable
+from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
+from qg.database.sources import Lease
 from qg.tables import Statement, Table, detect
-from qg.tables.locking import FINISH_JOBS, PREPARED_NAMES, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT, UNLOCK_JOB
+from qg.tables.locking import DELETE_JOBS, PREPARED_NAMES, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT, UNLOCK_JOB
 
 __all__ = ["Session", "prepare_statements"]
 
@@ -36,34 +34,39 @@ _can_take: weakref.WeakKeyDictionary[connection, int] = weakref.WeakKeyDictionar
 
 
 class Session:
-    """A connection leased from *source*, on which a job can be locked.
+    """The holder of a leased connection: runs statements on it, and gives it back.
 
-    While nothing runs the connection is in psycopg2's ordinary mode, where a statement begins a
-    transaction; :meth:`run` leaves that mode for one statement. A session isn't safe between
-    threads by itself: the job that is locked on it sees to that.
+    While nothing runs, the connection is in one of two modes. For a handler it is in psycopg2's ordinary
+    mode, where a statement begins a transaction; :meth:`run` leaves that mode for one statement. For
+    statements of our own it is in autocommit mode. A session begins in the mode for a handler.
+
+    A session isn't safe between threads by itself. The job that is locked on it sees to that.
+
+    Args:
+        lease: the connection, idle and in nobody else's hands.
     """
 
-    def __init__(self, source: Source, known: KnownTable) -> None:
-        self._known = known
-        self._lease = source.lease()
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
         self._returned = False
+        # The table whose statements prepare() has seen to.
+        self._table: Table | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
         self.enlisted_in: Table | None = None
         self._leave: Statement | None = None
         self._channel: Identifier | None = None
         try:
             self._mode = _Mode.of(self.conn)
-            self.tidy()
-            self._prepare_at_first()
+            self.make_ready_for_handler()
         except BaseException:
-            self.discard()
+            self.close_now()
             raise
 
     def __del__(self) -> None:
         # A job that nobody called done() on. Its connection may belong to a pool that would give it
         # to the next one with the lock on it.
         if not getattr(self, "_returned", True):
-            self.discard()
+            self.close_now()
 
     @property
     def conn(self) -> connection:
@@ -81,6 +84,11 @@ class Session:
         return self.idle and is_quiet(self.conn)
 
     @property
+    def usable(self) -> bool:
+        """Whether a statement could be run now, in a transaction or outside of one."""
+        return not self.conn.closed and self._status in (TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS)
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, aborted or not."""
         return self._status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
@@ -89,6 +97,18 @@ class Session:
     def _status(self) -> int:
         return self.conn.get_transaction_status()
 
+    def prepare(self, table: Table) -> None:
+        """Prepare the statements of *table*, unless this connection has them.
+
+        Raises:
+            psycopg2.Error: if they don't fit the table that is there.
+        """
+        self._table = table
+        if table.version not in _prepared.get(self.conn, ()):
+            with self._autocommit(), plain_cursor(self.conn) as cur:
+                _prepare_missing(cur, [UNLOCK_JOB, *table.prepared])
+            _prepared.setdefault(self.conn, set()).add(table.version)
+
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows."""
         with self._autocommit():
@@ -96,29 +116,31 @@ class Session:
                 return self._fetch(statement.call_sql, params)
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
-                self._prepare()
+                known = [] if self._table is None else self._table.prepared
+                with plain_cursor(self.conn) as cur:
+                    _prepare_missing(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(statement.call_sql, params)
 
-    def prepare_taking(self) -> None:
-        """Make what finish_and_run() needs, unless this connection has it.
+    def prepare_taking(self, table: Table) -> None:
+        """Make what delete_and_run() needs for *table*, unless this connection has it.
 
         Raises:
             psycopg2.Error: if the session may not have functions of its own.
         """
-        table = self._known.table
         if _can_take.get(self.conn) != table.version:
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 cur.execute(table.functions)
-                _prepare_missing(cur, [FINISH_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
+                _prepare_missing(cur, [DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
             _can_take[self.conn] = table.version
 
-    def finish_and_run(
-        self, finish: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
+    def delete_and_run(
+        self, table: Table, deleted: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
     ) -> list[tuple[Any, ...]]:
-        """Run FINISH_JOBS in a transaction of its own, then *statement* by itself, in one message.
+        """Run DELETE_JOBS in a transaction of its own, then *statement* by itself, in one message.
 
         Args:
-            finish: the parameters of FINISH_JOBS; None leaves it out.
+            table: the one that prepare_taking() was called for.
+            deleted: the parameters of DELETE_JOBS; None leaves it out.
             statement: TAKE_JOBS or another.
             params: its parameters.
 
@@ -130,8 +152,8 @@ class Session:
                 committed then, only the table tells.
         """
         sql, everything = statement.call_sql, params
-        if finish is not None:
-            sql, everything = f"BEGIN;{FINISH_JOBS.call_sql};COMMIT;{sql}", (*finish, *params)
+        if deleted is not None:
+            sql, everything = f"BEGIN;{DELETE_JOBS.call_sql};COMMIT;{sql}", (*deleted, *params)
         with self._autocommit():
             try:
                 return self._fetch(sql, everything)
@@ -140,7 +162,7 @@ class Session:
                 undone = self.in_transaction
                 self.rollback()
                 _can_take.pop(self.conn, None)
-                self.prepare_taking()
+                self.prepare_taking(table)
                 return self._fetch(sql, everything) if undone else self._fetch(statement.call_sql, params)
             finally:
                 if self.in_transaction:
@@ -161,54 +183,49 @@ class Session:
         """Roll back the open transaction, however it was begun."""
         rollback(self.conn)
 
-    def tidy(self) -> None:
-        """Put the idle connection into the mode a job finds it in, whatever the last one set."""
+    def make_ready_for_handler(self) -> None:
+        """Put the idle connection into the mode that a handler expects, whatever the last handler set."""
         self._mode.apply(self.conn, autocommit=False)
 
-    def keep(self) -> None:
-        """Put the idle connection into the mode for statements of our own, until tidy() is called.
+    def make_ready_for_statements(self) -> None:
+        """Put the idle connection into the mode for statements of our own.
 
-        Any statement works in either mode. This one spares the switch to and fro for each.
+        Any statement works in either mode. This one spares a switch there and back for each.
         """
-        self.tidy()
+        self.make_ready_for_handler()
         self.conn.autocommit = True
 
-    def finds_another(self, than: Table) -> bool:
-        """Whether the table isn't *than* any more, a statement of which has failed; the client knows then.
+    def detect(self) -> Table:
+        """Return the table that is there now. One query, in whatever transaction is open.
 
-        One query, in whatever transaction is open; none if somebody else has found it already. False
-        too where there is none any more that qg works.
+        Raises:
+            ErrTable: if there is none that qg works.
         """
-        if self._known.table is than:
-            with (
-                suppress(ErrTable),
-                self._autocommit() if self.idle else nullcontext(),
-                plain_cursor(self.conn) as cur,
-            ):
-                self._known.has_become(detect(cur))
-        return self._known.table is not than
+        with self._autocommit() if self.idle else nullcontext(), plain_cursor(self.conn) as cur:
+            return detect(cur)
 
-    def enlist(self, workers: int, queue: str, *, listening: bool) -> None:
-        """Say in the table of lockers, where there is one, that this session is one of this process's.
+    def enlist(self, table: Table, workers: int, queue: str, *, listening: bool) -> None:
+        """Say in the table of lockers, where *table* has one, that this session is one of this process's.
 
         Ruby Que shows with it who works a job. Ends with give_back(), or with the session.
 
         Args:
+            table: the table as it is known.
             workers: how many jobs the session is to be notified of in turn; 0 for none.
             queue: the queue's name.
             listening: whether it is to be notified.
         """
-        table = self.enlisted_in = self._known.table
+        self.enlisted_in = table
         self._leave = None
         if table.lockers is not None:
             whose = (os.getpid(), socket.gethostname(), table.queue_name(queue))
             self.run(table.lockers.register, (workers, *whose, listening))
             self._leave = table.lockers.leave
 
-    def listen(self) -> None:
-        """Hear of jobs that are enqueued, from now on."""
-        self.keep()
-        self._channel = Identifier(self._known.table.channel(self.conn.info.backend_pid))
+    def listen(self, table: Table) -> None:
+        """Hear of the jobs that are enqueued in *table*, from now on."""
+        self.make_ready_for_statements()
+        self._channel = Identifier(table.channel(self.conn.info.backend_pid))
         with plain_cursor(self.conn) as cur:
             cur.execute(SQL("LISTEN {}").format(self._channel))
 
@@ -228,7 +245,7 @@ class Session:
                 cur.execute(SQL("UNLISTEN {}").format(self._channel))
             self.conn.notifies.clear()
         except psycopg2.Error:
-            self.discard()
+            self.close_now()
 
     def give_back(self) -> None:
         """Return the connection, free of locks, to its source; a second call does nothing.
@@ -243,12 +260,12 @@ class Session:
                     self.run(self._leave)
                 self._mode.apply(self.conn, autocommit=self._mode.autocommit)
         except psycopg2.Error:
-            self.conn.close()
+            close(self.conn)
         reusable = self.idle
         self._returned = True
         self._lease.give_back(reusable)
 
-    def discard(self) -> None:
+    def close_now(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""
         if not self._returned:
             self._returned = True
@@ -270,24 +287,6 @@ class Session:
         with plain_cursor(self.conn) as cur:
             cur.execute(sql, params)
             return cur.fetchall()
-
-    def _prepare_at_first(self) -> None:
-        table = self._known.table
-        if table.version in _prepared.get(self.conn, ()):
-            return
-        with self._autocommit():
-            try:
-                self._prepare()
-            except MIGRATED:
-                if not self.finds_another(table):
-                    raise
-                self._prepare()
-
-    def _prepare(self) -> None:
-        with plain_cursor(self.conn) as cur:
-            table = self._known.table
-            _prepare_missing(cur, [UNLOCK_JOB, *table.prepared])
-        _prepared.setdefault(self.conn, set()).add(table.version)
 
 
 class _Mode(NamedTuple):

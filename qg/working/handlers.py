@@ -13,7 +13,7 @@ from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
 from qg.job import Job
 
-__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "finish", "unknown_type"]
+__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "run_to_end", "unknown_type"]
 
 WorkFunc = Callable[[Job], object]
 """Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
@@ -54,7 +54,7 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     handler = work_map.get(job.type)
     if handler is None:
         raise unknown_type(job)
-    finish(handler(job))
+    run_to_end(handler(job))
 
 
 def unknown_type(job: Job) -> PlainFailure:
@@ -62,8 +62,8 @@ def unknown_type(job: Job) -> PlainFailure:
     return PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
 
 
-def finish(result: object) -> None:
-    """See to it that a handler which gave *result* has done its work: run a coroutine to its end.
+def run_to_end(result: object) -> None:
+    """See to it that a handler which returned *result* has done its work: run a coroutine to its end.
 
     Raises:
         TypeError: if *result* is a generator.
@@ -74,10 +74,10 @@ def finish(result: object) -> None:
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the handler returned a generator, which nobody runs; let it do its work and return")
     if inspect.isawaitable(result):
-        _run_to_end(result)
+        _run_coroutine(result)
 
 
-def _run_to_end(awaitable: Awaitable[object]) -> None:
+def _run_coroutine(awaitable: Awaitable[object]) -> None:
     async def wait() -> None:
         await awaitable
 

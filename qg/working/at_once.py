@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import cast
 
+from qg.database.foreign import Conner, queryer_in, rows_in
+from qg.database.session import Session
+from qg.enqueuing.fields import decode
 from qg.failures import Logger
-from qg.fields import decode
-from qg.handlers import WorkMap, call_handler
-from qg.job import Ending, Job
-from qg.session import Session
+from qg.job import Job, attempt_of
+from qg.locking.attempt import State
 from qg.tables import Draft, Row, Table, iso_text
 from qg.testing import inject_job_conn, inject_job_tx
-from qg.transactions import queryer_in, rows_in
 from qg.verdicts import Discard, Reschedule
+from qg.working.handlers import WorkMap, call_handler
 
-__all__ = ["Synchronous"]
+__all__ = ["AtOnce"]
 
 
-class Synchronous:
+class AtOnce:
     """Runs a job as a worker would, but here and now; Ruby Que has it as its mode ``:sync``.
 
     The handler gets what it would get from the table: arguments that went through JSON, and a
@@ -36,9 +38,10 @@ class Synchronous:
             None, or the row of a job that its handler rescheduled and that is stored therefore.
         """
         job = inject_job_conn(inject_job_tx(self._job_of(draft), session.conn), session.conn)
+        attempt = attempt_of(job)
         try:
             call_handler(self._work_map, job)
-            if job._ending in (Ending.FAILED, Ending.EXPIRED):
+            if attempt is not None and attempt.state in (State.FAILED, State.EXPIRED):
                 self._logger.error("job_failed type=%s: its handler called error() or expire()", job.type)
             elif session.in_transaction:
                 session.commit()
@@ -62,8 +65,7 @@ class Synchronous:
             *tx*, since only the caller can roll that back.
         """
         queryer = queryer_in(tx)
-        job = inject_job_tx(self._job_of(draft), queryer)
-        job._injected_conn = queryer
+        job = inject_job_conn(inject_job_tx(self._job_of(draft), queryer), cast("Conner", queryer))
         try:
             call_handler(self._work_map, job)
         except Discard as verdict:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from psycopg2.extensions import connection
 
-from qg.driver import plain_cursor
+from qg.database.driver import plain_cursor
 from qg.errors import ErrUnusable
 from qg.tables import Statement
 

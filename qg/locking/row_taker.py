@@ -1,22 +1,28 @@
-"""Taking jobs the short way: finish, unlock, lock and check in one message to the server."""
+"""RowTaker: delete, unlock, lock and check in one message to the server."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import psycopg2
 
-from qg.failures import Logger, one_line
-from qg.known import KnownTable
-from qg.marks import Marks
-from qg.session import Session
-from qg.tables import PollStrategy, Row
-from qg.tables.locking import UNLOCK_JOBS, Walk, finish_params, take_jobs_in
+from qg.database.database import Database
+from qg.database.session import Session
+from qg.failures import one_line
+from qg.locking.marks import Marks
+from qg.tables import PollStrategy, Row, Table
+from qg.tables.locking import UNLOCK_JOBS, Walk, delete_params, take_jobs_in
 
-__all__ = ["Taken", "Taker"]
+__all__ = ["RowTaker", "Taken"]
+
+_Types: TypeAlias = "tuple[str, ...] | None"
+
+# Of so many queues a client knows where walks begin. What it forgets, the next walk there learns anew.
+_MOST_QUEUES = 1000
 
 
 class Taken(NamedTuple):
@@ -36,71 +42,79 @@ class Taken(NamedTuple):
     at_marks: bool
 
 
-class Taker:
-    """Takes jobs for all the sessions of one client. Safe to use from any thread.
+class RowTaker:
+    """Takes rows for all the sessions of one client. Safe to use from any thread.
 
     Does it by functions in each session's temporary schema. Where there can't be any, ``possible``
     turns false for good, and the plain statements do it one by one.
     """
 
-    def __init__(self, known: KnownTable, logger: Logger) -> None:
+    def __init__(self, database: Database) -> None:
         self.possible = True
-        self._known = known
-        self._logger = logger
+        self._database = database
         self._mutex = threading.Lock()
-        # A walk that looks for some types passes by the others.
-        self._marks: dict[tuple[str, tuple[str, ...] | None], Marks] = {}
+        # By queue, the one that was used last at the end. A walk that looks for some types passes by the others.
+        self._marks: OrderedDict[str, dict[_Types, Marks]] = OrderedDict()
 
-    def marks(self, queue: str, types: tuple[str, ...] | None = None) -> Marks:
+    def marks(self, queue: str, types: _Types = None) -> Marks:
         """Return what is known of *queue*, or of *types* there."""
-        marks = self._marks.get((queue, types))
-        if marks is None:
-            with self._mutex:
-                marks = self._marks.setdefault((queue, types), Marks())
-        return marks
+        with self._mutex:
+            of_queue = self._marks.get(queue)
+            if of_queue is None:
+                of_queue = self._marks[queue] = {}
+                if len(self._marks) > _MOST_QUEUES:
+                    self._marks.popitem(last=False)
+            else:
+                self._marks.move_to_end(queue)
+            marks = of_queue.get(types)
+            if marks is None:
+                marks = of_queue[types] = Marks()
+            return marks
 
     def take(
         self,
         session: Session,
+        table: Table,
         queue: str,
         wanted: int = 1,
         *,
         order: PollStrategy = PollStrategy.PRIORITY,
-        types: tuple[str, ...] | None = None,
-        finished: Sequence[Row] = (),
+        types: _Types = None,
+        deleted: Sequence[Row] = (),
         unlock: Row | None = None,
         anew: bool = False,
     ) -> Taken | None:
-        """Delete *finished* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
+        """Delete *deleted* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
 
         One message.
 
         Args:
             session: an idle one.
+            table: the table as it is known.
             queue: the queue's name.
             wanted: how many jobs at the most.
             order: which ones come first.
             types: only jobs of these types; None means of any.
-            finished: rows that are locked on the session.
+            deleted: rows that are locked on the session.
             unlock: one of the rows that are locked on the session; None if none is.
             anew: whether to walk from the very start, whatever that costs.
 
         Returns:
-            None if it isn't possible. Then *finished* may have been deleted; nothing else was done.
+            None if it isn't possible. Then *deleted* may have been deleted; nothing else was done.
 
         Raises:
             psycopg2.Error: if it fails. How much was done by then, only the table tells.
         """
-        if not self._prepare(session):
+        if not self._prepare(session, table):
             return None
-        queue = self._known.table.queue_name(queue)
+        queue = table.queue_name(queue)
         marks = self.marks(queue, types)
         start = marks.start(anew=anew)
-        finish = finish_params(finished) if finished else None
+        keys = delete_params(deleted) if deleted else None
         wanted_types = None if types is None else list(types)
         params = (unlock.id if unlock else None, queue, wanted, wanted_types, *start.params)
         try:
-            *found, last = (text for (text,) in session.finish_and_run(finish, take_jobs_in(order), params))
+            *found, last = (text for (text,) in session.delete_and_run(table, keys, take_jobs_in(order), params))
         except psycopg2.errors.FeatureNotSupported as error:
             self._give_up(error)
             return None
@@ -113,8 +127,8 @@ class Taker:
         rows = [Row.read(text) for text in found]
         return Taken(rows, walk.unlocked is not False, walk.more, wait, start.at_marks)
 
-    def release(self, session: Session, finished: Sequence[Row], waiting: Sequence[Row]) -> bool:
-        """Delete *finished* and commit; unlock these and *waiting*, all of them locked on *session*.
+    def release(self, session: Session, table: Table, deleted: Sequence[Row], waiting: Sequence[Row]) -> bool:
+        """Delete *deleted* and commit; unlock these and *waiting*, all of them locked on *session*.
 
         One message.
 
@@ -124,23 +138,24 @@ class Taker:
         Raises:
             psycopg2.Error: if it fails. How much was done by then, only the table tells.
         """
-        finish = finish_params(finished) if finished else None
-        ids = [row.id for row in (*finished, *waiting)]
-        ((unlocked,),) = session.finish_and_run(finish, UNLOCK_JOBS, (ids,))
+        keys = delete_params(deleted) if deleted else None
+        ids = [row.id for row in (*deleted, *waiting)]
+        ((unlocked,),) = session.delete_and_run(table, keys, UNLOCK_JOBS, (ids,))
         for row in waiting:
-            self.released(row)
+            self.note_released(row)
         return bool(unlocked == len(ids))
 
-    def released(self, row: Row) -> None:
+    def note_released(self, row: Row) -> None:
         """Note that *row* is free again and still to be done."""
-        for (queue, _), marks in list(self._marks.items()):
-            if queue == row.queue:
-                marks.released(row)
+        with self._mutex:
+            concerned = list(self._marks.get(row.queue, {}).values())
+        for marks in concerned:
+            marks.note_released(row)
 
-    def _prepare(self, session: Session) -> bool:
+    def _prepare(self, session: Session, table: Table) -> bool:
         if self.possible:
             try:
-                session.prepare_taking()
+                session.prepare_taking(table)
             except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
                 self._give_up(error)
         return self.possible
@@ -148,7 +163,7 @@ class Taker:
     def _give_up(self, cause: psycopg2.Error) -> None:
         if self.possible:
             self.possible = False
-            self._logger.warning(
+            self._database.logger.warning(
                 "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one "
                 "and there are no batches",
                 one_line(cause),

@@ -1,4 +1,4 @@
-"""Which table a client works, and hearing that it is another one since it was migrated."""
+"""KnownTable: which table a client works, and who wants to hear that it is another one since a migration."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from typing import Protocol
 
 import psycopg2
 
-from qg.connections import Source, transaction
+from qg.database.sources import Source, transaction
+from qg.errors import ErrInvalidJob, ErrTable
 from qg.tables import Table, detect
 
-__all__ = ["MIGRATED", "KnownTable", "Watcher"]
+__all__ = ["MIGRATED", "STALE", "KnownTable", "Watcher"]
 
 MIGRATED = (
     psycopg2.ProgrammingError,
     psycopg2.errors.NotNullViolation,
     psycopg2.errors.InvalidSqlStatementName,
 )
-"""What a statement for one version of the table raises on another, among other occasions."""
+"""What the server answers, among other occasions, to a statement for another version of the table."""
+
+STALE = (*MIGRATED, ErrInvalidJob, ErrTable)
+"""The same, and what we raise ourselves where a table of another version would do it."""
 
 
 class Watcher(Protocol):
     """Who wants to know when the table may be another one, or empty, or the client closed."""
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Is called then, from any thread."""
 
 
 class KnownTable:
-    """The table as a client knows it, until a statement finds another one. Safe to use from any thread.
-
-    Whoever uses ``table`` reads it once and, if a statement of it fails, asks Session.finds_another().
+    """The table as a client knows it, until somebody finds another one. Safe to use from any thread.
 
     Raises:
         ErrTable: if *source* leads to no table of a version that qg works.
@@ -48,17 +50,17 @@ class KnownTable:
         with self._mutex:
             self._watchers.add(watcher)
 
-    def has_become(self, table: Table) -> None:
-        """Take note of what a session has found."""
+    def set(self, table: Table) -> None:
+        """Take note of what somebody has found; if it is another table, the watchers hear of it."""
         with self._mutex:
             changed = table is not self.table
             self.table = table
         if changed:
-            self.tell()
+            self.call_watchers()
 
-    def tell(self) -> None:
+    def call_watchers(self) -> None:
         """Let the watchers look again."""
         with self._mutex:
             watchers = list(self._watchers)
         for watcher in watchers:
-            watcher.look_again()
+            watcher.recheck()

@@ -1,4 +1,4 @@
-"""Up to where a queue is known to be done, so that no lock has to walk over what is dead."""
+"""Marks: up to where a queue is known to be done, so that taking a job needn't walk over dead rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from qg.tables import Row, timestamp
 from qg.tables.locking import Walk
 
-__all__ = ["Marks", "Start"]
+__all__ = ["Marks", "WalkStart"]
 
 # What a walk may cost, in entries of the index, beyond what each job costs anyway. That is about as
 # much as walking from the marks costs. Up to there every walk begins at the start, and the order is strict.
@@ -34,7 +34,7 @@ _FAR_FROM_DUE = timedelta(minutes=1)
 _MOST_MARKS = 50
 
 
-class Start(NamedTuple):
+class WalkStart(NamedTuple):
     """Where one walk begins: at the marks, or, without any, at the very start of the queue."""
 
     began: float
@@ -60,15 +60,15 @@ class Start(NamedTuple):
 class Marks:
     """What this process knows of one queue. Safe to use from any thread.
 
-    While an old snapshot is open somewhere VACUUM removes nothing, and the jobs that were done stay
-    in the index, in front of those that are to be done. A walk from the start then reads all of
-    them, each time. So once that has become dear, walks begin where the last ones ended, and only
-    now and then at the start: every one to five seconds, the more seldom the longer that takes, so
-    that it costs about a twentieth of one worker's time.
+    While an old snapshot is open somewhere, VACUUM removes nothing. The rows of jobs that were done stay
+    in the index, in front of those that are to be done, and a walk from the start reads all of them each
+    time. So once that has become dear, walks begin where the last ones ended. A walk begins at the start
+    again after one to five seconds. The pause grows with the time that such a walk takes, so that these
+    walks cost about a twentieth of one worker's time.
 
-    What appears before a mark in the meantime is found by the next walk from the start: a job with
-    an earlier run_at than others of its priority, one whose transaction took longer than a quarter
-    of a second to commit, one whose worker died or lost its lock. A job of another priority is
+    Meanwhile a job can appear before a mark. The next walk from the start finds it. That concerns a job
+    with an earlier run_at than others of its priority, one whose transaction took longer than a quarter of
+    a second to commit, and one whose worker died or lost its lock. A job of a priority that has no mark is
     before no mark.
     """
 
@@ -82,19 +82,19 @@ class Marks:
         # How often marks were taken back; what a walk learned before that isn't true any more.
         self._lowered = 0
 
-    def start(self, *, anew: bool = False) -> Start:
+    def start(self, *, anew: bool = False) -> WalkStart:
         """Return where the next walk is to begin, *anew* at the very start; end() is to hear how it went."""
         if not self._dear:
-            return Start(self._clock())
+            return WalkStart(self._clock())
         with self._mutex:
             now = self._clock()
             if anew or not self._marks or now >= self._rest_until:
                 # The other workers go on from the marks meanwhile.
                 self._rest_until = now + _REST_SECONDS[1]
-                return Start(now, None, True, self._lowered)
-            return Start(now, dict(self._marks), True, self._lowered)
+                return WalkStart(now, None, True, self._lowered)
+            return WalkStart(now, dict(self._marks), True, self._lowered)
 
-    def end(self, start: Start, walk: Walk, taken: int) -> None:
+    def end(self, start: WalkStart, walk: Walk, taken: int) -> None:
         """Learn from a *walk* that began at *start* and took so many jobs."""
         dear = self._is_dear(walk, taken)
         if not (self._dear or dear):
@@ -114,7 +114,7 @@ class Marks:
                 for priority in sorted(self._marks)[_MOST_MARKS:]:
                     del self._marks[priority]
 
-    def released(self, row: Row) -> None:
+    def note_released(self, row: Row) -> None:
         """Take back what hides *row*, whose lock was given up although it is still to be done."""
         if not self._dear or row.due > datetime.now(timezone.utc) + _FAR_FROM_DUE:
             return  # there is no mark that could hide it

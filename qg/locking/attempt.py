@@ -1,0 +1,287 @@
+"""Attempt: what is being done with one job, from its lock to what becomes of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from psycopg2.extensions import connection
+
+from qg.database.known_table import MIGRATED
+from qg.errors import ErrNotLocked
+from qg.failures import describe
+from qg.locking.locked_row import LockedRow
+from qg.tables import Row, Statement
+from qg.verdicts import Discard, Reschedule
+
+__all__ = ["Attempt", "InjectedAttempt", "Observer", "State"]
+
+
+class State(Enum):
+    """How far an attempt has come.
+
+    An attempt begins RUNNING, with the lock. delete() and finish() make it DELETED or FINISHED. In an open
+    transaction that isn't durable before the commit, and the handler may still roll it back, so
+    complete() and done() look whether it stands. error(), expire() and a verdict are committed at once;
+    after them the attempt is FAILED, EXPIRED or RESCHEDULED. A RETURNED attempt has a handler that returned
+    and said nothing; its worker deletes the row together with others, and until then nobody who still has
+    the job can do anything to it. take_back() makes it RUNNING again, where that deletion failed.
+
+    Whether the lock is still held is another question: :attr:`Attempt.held`.
+    """
+
+    RUNNING = "running"
+    RETURNED = "returned, to be deleted with others"
+    DELETED = "deleted"
+    FINISHED = "kept as finished"
+    FAILED = "failed"
+    EXPIRED = "given up"
+    RESCHEDULED = "rescheduled"
+
+
+_SETTLED = (State.DELETED, State.FINISHED)
+_RECORDED = (State.FAILED, State.EXPIRED, State.RESCHEDULED)
+
+
+class Observer(Protocol):
+    """Who follows an attempt to its end, and keeps a record of it."""
+
+    def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
+        """Return what to write on *conn* in the transaction that records *error*."""
+
+    def settled(self, error: BaseException | None) -> None:
+        """Is told that the attempt is over: with *error*, or its deletion committed."""
+
+
+class _Settling(Protocol):
+    """A job, whose class may do more in these than we do."""
+
+    def delete(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Attempt:
+    """An attempt to work the job whose row is *locked*. Safe to use from any thread.
+
+    Attributes:
+        row: what this attempt has made of the row.
+        state: how far it has come.
+        held: whether the lock is this attempt's to release.
+        entered: whether somebody is inside the job's ``with`` block.
+        observer: who follows the attempt.
+        mutex: is held while the attempt changes; whoever needs it for longer may take it.
+    """
+
+    # What each begins with stands here, and not in the constructor: there is one for every job.
+    state = State.RUNNING
+    held = True
+    entered = False
+    observer: Observer | None = None
+
+    def __init__(self, locked: LockedRow) -> None:
+        self.row: Row = locked.row
+        self.mutex = threading.RLock()
+        self._locked = locked
+
+    @property
+    def conn(self) -> connection | None:
+        """The connection for the job's statements; None when the lock isn't held."""
+        return self._locked.session.conn if self.held else None
+
+    @property
+    def tx(self) -> connection | None:
+        """The transaction of the job, on the same connection."""
+        return self.conn
+
+    def delete(self) -> None:
+        """Delete the row: in the open transaction, otherwise committed at once."""
+        self._locked.delete()
+        self.state = State.DELETED
+
+    def finish(self) -> None:
+        """Keep the row as finished: in the open transaction, otherwise committed at once."""
+        self._locked.finish()
+        self.state = State.FINISHED
+
+    def set_error(self, message: str) -> None:
+        """Roll back what is open, count one failure, and commit."""
+        self._locked.set_error(message)
+        self._end(State.FAILED)
+
+    def expire(self) -> None:
+        """Roll back what is open, count one failure, give the job up, and commit."""
+        self._locked.expire()
+        self._end(State.EXPIRED)
+
+    def done(self) -> None:
+        """Commit an open transaction in which the row was settled, roll back any other, and release the lock.
+
+        A second call does nothing.
+
+        Raises:
+            psycopg2.Error: if the commit fails; the lock is released all the same.
+        """
+        with self.mutex:
+            if not self.held:
+                return
+            self.held = False
+            try:
+                if self._locked.is_settled_in_transaction():
+                    self._locked.commit()
+            finally:
+                self._locked.let_go()
+
+    def complete(self, job: _Settling) -> None:
+        """Settle the row after the handler of *job* returned, and commit.
+
+        Under the lock, so that a commit which fails can still be recorded before anybody else gets the job.
+
+        Raises:
+            ErrNotLocked, psycopg2.Error: if it was no success after all.
+        """
+        with self.mutex:
+            if not self.held:
+                if self._was_released_unsettled():
+                    raise ErrNotLocked(
+                        f"the handler of {job!r} called done(), but neither deleted it nor recorded an error"
+                    )
+            elif self.state not in (State.FAILED, State.EXPIRED):
+                if self.state not in _SETTLED or not self._locked.is_settled():
+                    job.finish() if self.state is State.FINISHED else job.delete()
+                self._locked.commit()
+
+    def hand_in(self) -> LockedRow | None:
+        """Part with the row if all that is left to do is its deletion, in no transaction of the handler's.
+
+        Its release is the caller's from then on. None otherwise.
+        """
+        if self.state is not State.RUNNING or not self.held or self._locked.in_transaction:
+            return None
+        self.state = State.RETURNED
+        return self.detach()
+
+    def take_back(self, *, held: bool) -> None:
+        """Run again after hand_in(); *held* says whether the lock is this attempt's again."""
+        self.state = State.RUNNING
+        self.held = held
+
+    def detach(self) -> LockedRow | None:
+        """Part with the row and its lock, whose release is the caller's from then on; None if that was released."""
+        if not self.held:
+            return None
+        self.held = False
+        return self._locked
+
+    def abandon(self) -> None:
+        """Undo what isn't committed yet, so that done() has nothing to commit: nobody has settled the job."""
+        with self.mutex:
+            if self.held:
+                self._locked.roll_back()
+
+    def fail(self, error: BaseException, set_error: Callable[[str], None]) -> bool:
+        """Carry out what *error* means for the job; return whether that could be written. Never raises.
+
+        Where the job's session is gone, or doesn't take it, that happens on a new one: under the
+        job's lock taken anew, and only if the row is as it was when it was locked.
+
+        Args:
+            error: a failure or a verdict.
+            set_error: records a failure on the job, for its class may do more than set_error() does.
+        """
+        with self.mutex:
+            if self.state is State.RETURNED or (not self.held and self.state in _RECORDED):
+                return True  # there is nothing to record, or a block of the handler's own has recorded it
+            if self.held:
+                try:
+                    self._carry_out(error, set_error)
+                    return True
+                except Exception as trouble:  # of any kind; the new session below is the answer
+                    self._locked.give_up_session(trouble)
+            try:
+                self._carry_out_anew(error)
+                return True
+            except Exception as trouble:  # the job stays as it was, and will be run again
+                self._locked.log_unrecorded(trouble)
+                return False
+
+    def _carry_out_anew(self, error: BaseException) -> None:
+        given_up = self._locked
+        anew = given_up.lock_anew()
+        if anew is not None:
+            self._locked = anew
+            try:
+                self._carry_out(error, self.set_error)
+            finally:
+                anew.let_go()
+                self._locked = given_up
+
+    def _carry_out(self, error: BaseException, set_error: Callable[[str], None]) -> None:
+        if isinstance(error, MIGRATED) and self._locked.was_migrated():
+            error = Reschedule(after=0)
+        if self.observer is not None:
+            self._locked.along = self.observer.record(error, self._locked.session.conn)
+        if isinstance(error, Reschedule):
+            self._locked.reschedule(error)
+            self._end(State.RESCHEDULED)
+        elif isinstance(error, Discard):
+            self._locked.discard()
+            self._end(State.DELETED)
+        else:
+            set_error(describe(error))
+            self._end(State.FAILED)
+
+    def _end(self, state: State) -> None:
+        self.row = self._locked.row
+        self.state = state
+
+    def _was_released_unsettled(self) -> bool:
+        if self.state in _SETTLED:
+            # It may have been rolled back, or the commit may have failed, before or in done().
+            return self._locked.still_there()
+        return self.state is State.RUNNING
+
+
+class InjectedAttempt:
+    """What a job has in place of an Attempt while its handler is tested: there is no row to write to."""
+
+    row: None = None
+    observer: None = None
+
+    def __init__(self) -> None:
+        self.conn: Any = None
+        self.tx: Any = None
+        self.state = State.RUNNING
+        self.held = True
+        self.entered = False
+        self.mutex = threading.RLock()
+
+    def delete(self) -> None:
+        """Note that the handler deleted its job."""
+        self.state = State.DELETED
+
+    def finish(self) -> None:
+        """Note that the handler finished its job."""
+        self.state = State.FINISHED
+
+    def set_error(self, message: str) -> None:
+        """Note that the handler recorded an error."""
+        self.state = State.FAILED
+
+    def expire(self) -> None:
+        """Note that the handler gave its job up."""
+        self.state = State.EXPIRED
+
+    def abandon(self) -> None:
+        """Nothing: there is nothing to undo."""
+
+    def fail(self, error: BaseException, set_error: Callable[[str], None]) -> bool:
+        """Nothing: there is no row to write *error* to."""
+        return True
+
+    def done(self) -> None:
+        """Take connection and transaction off the job; they stay open."""
+        self.held = False
+        self.conn = self.tx = None

@@ -1,0 +1,305 @@
+"""LockedRow: a row of the table while its lock is held, and what may be written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg2
+
+from qg.database.known_table import STALE
+from qg.database.session import Session
+from qg.errors import ErrTable
+from qg.failures import one_line, seconds_until_retry, storable
+from qg.locking.context import LockContext
+from qg.locking.row_lock import RowLock
+from qg.tables import Row, Statement, Table, iso_text
+from qg.verdicts import Reschedule
+
+__all__ = ["LockedRow"]
+
+_MAX_ERROR_COUNT = 2**31 - 1
+
+
+class LockedRow:
+    """A row under its advisory lock.
+
+    ``as_locked`` is the row when it was locked, ``row`` what this object has made of it since.
+    Nobody else may change a row that is locked, but people with psql can. Every write therefore
+    looks whether it met a row, and goes by the id alone if the full key has gone.
+
+    Args:
+        row: as it was locked.
+        lock: its lock.
+        context: of the client.
+        session: where the row is written, and its handler's transaction runs; None means the session
+            that holds the lock. Another one is the caller's, who gives it back.
+    """
+
+    # What each begins with stands here, and not in the constructor: there is one for every job.
+
+    # What is to be written together with the end of a failed attempt: a statement and its parameters.
+    along: tuple[Statement, Sequence[Any]] | None = None
+    # The transaction that delete() or finish() ran in, the last time one did; whether it ran outside of any.
+    _settled_in: int | None = None
+    _settled_for_good = False
+    _expired = False
+
+    def __init__(self, row: Row, lock: RowLock, context: LockContext, session: Session | None = None) -> None:
+        self.as_locked = row
+        self.row = row
+        self._lock = lock
+        self._context = context
+        self._own_session = session
+        # As it was known when the row was locked.
+        self._table = context.table
+
+    @property
+    def session(self) -> Session:
+        """The session for all that is written about this row, and for its handler."""
+        return self._lock.session if self._own_session is None else self._own_session
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on the session. To ask that is no use of it."""
+        return (self._lock if self._own_session is None else self._own_session).in_transaction
+
+    def delete(self) -> None:
+        """Delete the row: in the open transaction, otherwise committed at once."""
+        self._settle("destroy_job", "destroy_job_by_id", "deleted")
+
+    def finish(self) -> None:
+        """Keep the row as finished: in the open transaction, otherwise committed at once.
+
+        Raises:
+            ErrTable: if the table keeps no finished jobs.
+        """
+        self._settle("finish_job", "finish_job_by_id", "kept as finished")
+
+    def _settle(self, by_key: str, by_id: str, done: str) -> None:
+        in_transaction = self.session.in_transaction
+        ((count, transaction),) = self._run(by_key, self.row.key)
+        if count == 0:
+            ((count, transaction),) = self._run(by_id, (self.row.id,))
+            if count:
+                self._log_edited(done)
+            elif self._settled_in is None and not self._settled_for_good:
+                self._log_gone("settle")
+        if in_transaction:
+            self._settled_in = transaction
+        else:
+            self._settled_for_good = True
+
+    def is_settled_in_transaction(self) -> bool:
+        """Whether a transaction is open in which delete() or finish() waits for the commit.
+
+        Raises:
+            psycopg2.Error: if that transaction was aborted or lost.
+        """
+        if self._settled_in is None or self.session.idle:
+            return False
+        params = (self._settled_in, self.row.id)
+        ((pending,),) = self.session.run_in_transaction(self._context.table.deletion_pending, params)
+        return bool(pending)
+
+    def is_settled(self) -> bool:
+        """Whether the row is gone or finished as things are, in the open transaction or for good.
+
+        Raises:
+            psycopg2.Error: if the transaction was aborted or lost.
+        """
+        return self._settled_for_good or not self._run("job_exists", (self.row.id,))
+
+    def commit(self) -> None:
+        """Commit the open transaction, if there is one; an aborted one raises."""
+        if self.session.in_transaction:
+            self.session.commit()
+
+    def roll_back(self) -> None:
+        """Roll back what is open. A session that can't do that is closed, which does it too."""
+        try:
+            self._roll_back()
+        except psycopg2.Error as trouble:
+            self.give_up_session(trouble)
+
+    def set_error(self, message: str) -> None:
+        """Roll back what is open; count one failure of this attempt with *message*, and commit.
+
+        However often it is called, the attempt that began with the lock counts once. After the last
+        retry the job expires, and one that has expired stays so.
+        """
+        count = self._count_one_error()
+        if self._expired:
+            self._record_error(count, None, message)
+        elif self._context.expires(count):
+            self._record_error(count, None, message)
+            self._context.logger.error("job_expired id=%d error_count=%d: it isn't tried again", self.row.id, count)
+        else:
+            seconds = seconds_until_retry(self._context.backoff, count, self._context.logger)
+            self._record_error(count, seconds, message)
+
+    def expire(self) -> None:
+        """Roll back what is open; count one failure of this attempt and give the job up, and commit."""
+        self._record_error(self._count_one_error(), None, None)
+        self._expired = True
+
+    def reschedule(self, verdict: Reschedule) -> None:
+        """Roll back what is open; set run_at as *verdict* says, and commit."""
+        at = None if verdict.at is None else iso_text(verdict.at)
+        params = (at, verdict.after, self.row.id)
+        self._write_anew(lambda: self._keep(self._run("reschedule", params), "reschedule it"))
+
+    def discard(self) -> None:
+        """Roll back what is open; delete the row, and commit."""
+        self._write_anew(self.delete)
+        self._settled_for_good = True
+
+    def let_go(self) -> None:
+        """Roll back what is open, and release the lock.
+
+        No failure is raised: a session that can't do it is closed, which does it too.
+        """
+        try:
+            if self.session.in_transaction:
+                self.session.rollback()
+        except psycopg2.Error as trouble:
+            self.session.close_now()
+            self._context.logger.warning(
+                "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
+            )
+        finally:
+            self._lock.release()
+            if not self._settled_for_good and self._settled_in is None:
+                self._context.rows.note_released(self.row)
+
+    def give_up_session(self, trouble: Exception) -> None:
+        """Close the session because of *trouble* when writing on it, and release the lock."""
+        self._settled_in = None
+        self._context.logger.warning(
+            "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
+        )
+        self.session.close_now()
+        self._lock.release()
+
+    def still_there(self) -> bool:
+        """Whether the job is in the table, for one whose lock was given up."""
+        session, lent = self._lock.reach()
+        try:
+            return bool(self._run_on(session, "job_exists", (self.row.id,)))
+        finally:
+            if not lent:
+                session.give_back()
+
+    def lock_anew(self) -> LockedRow | None:
+        """Lock the row anew after its lock was lost or given up; None if it isn't as it was."""
+        lock = self._lock.anew()
+        if lock is not None:
+            row, table = self.as_locked, self._context.table
+            if table is not self._table:
+                row = row._replace(queue=table.migrated_queue(row.queue))
+            anew = LockedRow(row, lock, self._context)
+            try:
+                if anew._run("check_job", row.key):
+                    return anew
+            except BaseException:
+                lock.session.close_now()
+                raise
+            anew.let_go()
+        self._context.logger.warning(
+            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
+        )
+        return None
+
+    def was_migrated(self) -> bool:
+        """Roll back what is open; return whether the table was migrated since the row was locked."""
+        self.roll_back()
+        return self.session.idle and self._context.database.recheck(self._table, self.session)
+
+    def log_unrecorded(self, trouble: Exception) -> None:
+        """Log that what became of the attempt couldn't be written."""
+        self._context.logger.error("job_unrecorded id=%d: %s", self.row.id, one_line(trouble))
+
+    def _count_one_error(self) -> int:
+        return min(self.as_locked.error_count + 1, _MAX_ERROR_COUNT)
+
+    def _record_error(self, count: int, seconds: float | None, message: str | None) -> None:
+        change = (count, seconds, None if message is None else storable(message, self.session.conn))
+
+        def write() -> None:
+            changed = self._run("set_error", (*change, *self.row.key))
+            if not changed:
+                changed = self._run("set_error_by_id", (*change, self.row.id))
+                if changed:
+                    self._log_edited("marked as failed")
+            self._keep(changed, "record its error")
+
+        self._write_anew(write)
+
+    def _write_anew(self, write: Callable[[], None]) -> None:
+        """Roll back what is open; commit together what *write* writes and what is written along."""
+
+        def begin_and_write(table: Table) -> None:
+            self._roll_back()
+            self._write_along()
+            try:
+                write()
+            except STALE:
+                self._roll_back()
+                raise
+            self.commit()
+
+        self._context.database.on_table(self.session, begin_and_write)
+
+    def _write_along(self) -> None:
+        if self.along is not None:
+            try:
+                self.session.run_in_transaction(*self.along)
+            except psycopg2.Error as trouble:
+                # A retry that can't be told of is better than none.
+                self._context.logger.error("attempt_unrecorded id=%d: %s", self.row.id, one_line(trouble))
+                self.session.rollback()
+
+    def _roll_back(self) -> None:
+        self._settled_in = None
+        if self.session.in_transaction:
+            self.session.rollback()
+
+    def _run(self, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Run the statement that the table calls *name*: in the open transaction, otherwise committed at once."""
+        return self._run_on(self.session, name, params)
+
+    def _run_on(self, session: Session, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        run = session.run_in_transaction if session.in_transaction else session.run
+        return self._context.database.on_table(session, lambda table: run(_statement(table, name), params))
+
+    def _keep(self, changed: list[tuple[Any, ...]], purpose: str) -> None:
+        if changed:
+            self.row = Row.read(changed[0][0])
+        else:
+            self._log_gone(purpose)
+
+    def _log_edited(self, done: str) -> None:
+        if self._context.table is not self._table:
+            return  # by a migration
+        self._context.logger.warning(
+            "job_edited id=%d: somebody changed its queue, priority or run_at while it ran; it was %s by its id",
+            self.row.id,
+            done,
+        )
+
+    def _log_gone(self, purpose: str) -> None:
+        self._context.logger.warning(
+            "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s",
+            self.row.id,
+            purpose,
+        )
+
+
+def _statement(table: Table, name: str) -> Statement:
+    statement: Statement | None = getattr(table, name)
+    if statement is None:
+        raise ErrTable(
+            f"the que_jobs table is of version {table.version}, which keeps no finished jobs; "
+            "delete() the job instead, or migrate the table to version 4 or later"
+        )
+    return statement

@@ -1,0 +1,106 @@
+"""RowLock: the advisory lock of one row, and the session that holds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from qg.database.session import Session
+from qg.failures import one_line
+from qg.locking.context import LockContext
+from qg.tables import Statement
+from qg.tables.locking import RELOCK_JOB, UNLOCK_ALL
+
+__all__ = ["RowLock"]
+
+_RETRY_PAUSES_SECONDS = (0.01, 0.03, 0.1, 0.3)
+
+
+class RowLock:
+    """The lock of the row *id* on a session.
+
+    Args:
+        session: the one that holds the lock.
+        id: the job's.
+        context: of the client.
+        lent: whether the session is a worker's, which goes on with it after this row. Otherwise it is
+            given back together with the lock.
+        unlock: how to unlock, (id) -> whether the session held the lock.
+        before_use: is called each time before the session is used for this row.
+    """
+
+    __slots__ = ("_before_use", "_context", "_id", "_lent", "_session", "_unlock")
+
+    def __init__(
+        self,
+        session: Session,
+        id: int,  # noqa: A002 - it is the row's id, and has no other name anywhere
+        context: LockContext,
+        *,
+        lent: bool,
+        unlock: Statement = UNLOCK_ALL,
+        before_use: Callable[[RowLock], None] | None = None,
+    ) -> None:
+        self._session = session
+        self._id = id
+        self._context = context
+        self._lent = lent
+        self._unlock = unlock
+        self._before_use = before_use
+
+    @property
+    def session(self) -> Session:
+        """The session that holds the lock, ready for use."""
+        if self._before_use is not None:
+            self._before_use(self)
+        return self._session
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on the session. To ask that is no use of it."""
+        return self._session.in_transaction
+
+    def release(self) -> None:
+        """Unlock, and give the session back unless it is lent.
+
+        No failure is raised: what can't be unlocked is unlocked by closing the session.
+        """
+        session = self.session
+        try:
+            if not session.idle:
+                session.close_now()
+            elif not session.run(self._unlock, (self._id,))[0][0]:
+                self._context.log_pooler(self._id)
+                session.close_now()
+            elif not self._lent:
+                session.give_back()
+        except BaseException as trouble:
+            session.close_now()
+            if not isinstance(trouble, Exception):
+                raise  # Ctrl-C, after which the lock is gone all the same
+            self._context.logger.warning("unlock_failed id=%d: %s; its session was closed", self._id, one_line(trouble))
+
+    def reach(self) -> tuple[Session, bool]:
+        """Return a session for what is still to be said of the row after the lock was lost, and whether it is lent.
+
+        The worker's session where that is sound, otherwise a new one.
+        """
+        if self._lent and self.session.idle:
+            return self._session, True
+        return self._context.database.lease(even_if_closed=True), False
+
+    def anew(self) -> RowLock | None:
+        """Lock the row anew after its lock was lost or given up; return None if somebody else has it."""
+        session, lent = self.reach()
+        try:
+            # The server may take a moment to notice that the session which had the lock is gone.
+            for pause in (0, *_RETRY_PAUSES_SECONDS):
+                time.sleep(pause)
+                if session.run(RELOCK_JOB, (self._id,))[0][0]:
+                    return RowLock(session, self._id, self._context, lent=lent, unlock=self._unlock)
+            if not lent:
+                session.give_back()
+        except BaseException:
+            session.close_now()
+            raise
+        return None

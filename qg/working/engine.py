@@ -1,0 +1,61 @@
+"""Engine: what all workers of a client share."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg2
+
+from qg.backoff import Backoff
+from qg.database.database import Database
+from qg.database.session import Session
+from qg.failures import Logger, one_line
+from qg.job import Job
+from qg.locking.context import LockContext
+from qg.locking.row_taker import RowTaker
+from qg.working.job_taker import JobTaker
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """The database, and the takers of one client.
+
+    Args:
+        database: where the jobs are.
+        backoff: from a job's error count to the seconds until it is run again.
+        maximum_retry_count: how often a job is tried again before it expires; None leaves that to the table.
+        job_class: what is made of a row.
+    """
+
+    def __init__(
+        self, database: Database, backoff: Backoff, maximum_retry_count: float | None, job_class: type[Job]
+    ) -> None:
+        self.database = database
+        self.rows = RowTaker(database)
+        self.context = LockContext(database, self.rows, backoff, maximum_retry_count)
+        self.jobs = JobTaker(self.context, job_class)
+        self._enlisting_failed = threading.Event()
+
+    @property
+    def logger(self) -> Logger:
+        """What workers log to."""
+        return self.database.logger
+
+    def enlist(self, session: Session, queue: str, workers: int = 0) -> bool:
+        """Register *session* as a locker's, to be notified of jobs for *workers*.
+
+        Where that can't be, it is said in the log once; return whether it could.
+        """
+        try:
+            self.database.on_table(session, lambda table: session.enlist(table, workers, queue, listening=workers > 0))
+        except psycopg2.ProgrammingError as error:
+            if not self._enlisting_failed.is_set():
+                self._enlisting_failed.set()
+                self.logger.warning(
+                    "not_enlisted: %s; nobody sees in que_lockers what this process works, and it isn't notified "
+                    "of jobs; grant SELECT, INSERT and DELETE on que_lockers",
+                    one_line(error),
+                )
+            return False
+        return True

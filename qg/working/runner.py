@@ -1,0 +1,107 @@
+"""Runner: runs a locked job with its handler, settles it, and logs how it went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from qg.failures import Logger, PlainFailure, headline
+from qg.job import Job, locked_attempt_of
+from qg.locking.attempt import Attempt, State
+from qg.signals import ends_process
+from qg.verdicts import Discard
+from qg.working.handlers import WorkMap, call_handler
+
+__all__ = ["Runner", "complete_now", "running_here"]
+
+# The runner whose handler is running, here or in a coroutine or thread that works for the handler.
+running_here: ContextVar[Runner | None] = ContextVar("qg_runner", default=None)
+
+
+def complete_now(job: Job, attempt: Attempt) -> bool:
+    """Settle *job*, whose handler has returned, and commit; return False: nothing is left to be done later.
+
+    Raises:
+        ErrNotLocked, psycopg2.Error: if it was no success after all.
+    """
+    attempt.complete(job)
+    return False
+
+
+class Runner:
+    """Runs the jobs of one worker, one after another.
+
+    Args:
+        work_map: from job type to handler.
+        logger: where it is told how each job went.
+    """
+
+    def __init__(self, work_map: WorkMap, logger: Logger) -> None:
+        self.work_map = work_map
+        self._logger = logger
+        self._current: Job | None = None
+
+    def run(self, job: Job, complete: Callable[[Job, Attempt], bool]) -> bool:
+        """Run the handler of *job*, complete it, and release it; record what went wrong, if something did.
+
+        Args:
+            job: a locked one.
+            complete: settles it after the handler returned; returns whether that is left for later, when
+                somebody calls settle(). Raises if it was no success after all.
+
+        Returns:
+            Whether what became of the job could be written.
+
+        Raises:
+            BaseException: what ends_process(); nobody is blamed then, and the job is released.
+        """
+        attempt = locked_attempt_of(job)
+        self._current = job
+        here = running_here.set(self)
+        began = time.monotonic()
+        failure: BaseException | None = None
+        try:
+            try:
+                call_handler(self.work_map, job)
+                if complete(job, attempt):
+                    return True
+            except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker
+                if ends_process(error):
+                    attempt.abandon()
+                    raise
+                failure = error
+            finally:
+                running_here.reset(here)
+            return self.settle(job, attempt, failure, time.monotonic() - began)
+        finally:
+            self._current = None
+            job.done()
+
+    def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
+        """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
+        recorded = error is None or attempt.fail(error, job.error)
+        if attempt.observer is not None:
+            attempt.observer.settled(error)
+        self._log(job, attempt.row.id, attempt.state, error, seconds)
+        return recorded
+
+    def log_still_running(self) -> None:
+        """Name the job that runs, if one does, in the log."""
+        job = self._current
+        if job is not None:
+            self._logger.warning("still_running id=%d type=%s: not finished at shutdown", job.id, job.type)
+
+    def _log(self, job: Job, number: int, state: State, error: BaseException | None, seconds: float) -> None:
+        if isinstance(error, Discard):
+            self._logger.warning("job_discarded id=%d type=%s: %s", number, job.type, error)
+        elif state is State.RESCHEDULED:
+            self._logger.info("job_rescheduled id=%d type=%s: %s", number, job.type, error or "by its handler")
+        elif state in (State.DELETED, State.FINISHED) and error is None:
+            self._logger.info("job_worked id=%d type=%s seconds=%.3f", number, job.type, seconds)
+        elif state is State.EXPIRED and error is None:
+            self._logger.error("job_expired id=%d type=%s: by its handler", number, job.type)
+        else:
+            line = headline(error) if error else (job.last_error or "").split("\n", 1)[0]
+            trace = None if isinstance(error, PlainFailure) else error
+            self._logger.error("job_failed id=%d type=%s: %s", number, job.type, line, exc_info=trace)

@@ -1,0 +1,131 @@
+"""Threads: the one life that all kinds of thread here have, and the wake-up that ends a thread's sleep."""
+
+from __future__ import annotations
+
+import queue as queues
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+
+from qg.backoff import reconnect_pause
+from qg.failures import Logger
+
+__all__ = ["BackgroundThread", "WakeUp", "join_all"]
+
+# After a fault a thread goes on, but no faster than this.
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class WakeUp:
+    """Ends the sleep of one thread.
+
+    A signal handler may interrupt any thread anywhere, that which holds a lock included. A SimpleQueue
+    can be put to at any point; an Event, which takes a lock to be set, can't.
+    """
+
+    def __init__(self) -> None:
+        self._given: queues.SimpleQueue[None] = queues.SimpleQueue()
+
+    def give(self) -> None:
+        """End the sleep, or the next one if nobody sleeps. Safe in a signal handler."""
+        self._given.put(None)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Sleep until give() is called, or has been since the last wait; return False after *seconds* without."""
+        try:
+            self._given.get(timeout=seconds)
+        except queues.Empty:
+            return False
+        return True
+
+
+class BackgroundThread:
+    """A daemon thread that is started once, can be asked to stop from anywhere, and is joined with a timeout.
+
+    It ends when *run* returns. When *run* raises instead, which is a fault of ours or of what somebody
+    plugged in (a logger, a hook), that is logged with its traceback, and *run* is called again after a pause.
+
+    Args:
+        name: of the thread.
+        run: does the thread's work; returns soon after ``stopping`` has become true.
+        wake: ends whatever *run* waits for. Must be safe in a signal handler.
+        logger: where faults go.
+    """
+
+    def __init__(self, name: str, run: Callable[[], None], *, wake: Callable[[], None], logger: Logger) -> None:
+        self._name = name
+        self._run = run
+        self._wake = wake
+        self._logger = logger
+        self._stopping = False
+        self._pause = WakeUp()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the thread was asked to stop."""
+        return self._stopping
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread was started and hasn't ended."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread, once; a second call does nothing.
+
+        Raises:
+            RuntimeError: if the system has no more threads.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name=self._name, daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                self._thread = None
+                raise
+
+    def stop(self) -> None:
+        """Ask the thread to end; join() waits for it. Safe in a signal handler, and before start()."""
+        self._stopping = True
+        self._wake()
+        self._pause.give()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has ended, but no longer than *timeout* seconds; return whether it has.
+
+        One that was never started has ended. From the thread itself it returns False at once.
+        """
+        if self._thread is None:
+            return True
+        if self._thread is threading.current_thread():
+            return False
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _live(self) -> None:
+        failures = 0
+        while True:
+            try:
+                self._run()
+                return
+            except BaseException:  # whatever it is, this thread still has its work to do
+                failures += 1
+                self._log_failure()
+            if self._stopping:
+                return
+            self._pause.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
+
+    def _log_failure(self) -> None:
+        try:
+            self._logger.exception("thread_failed name=%s: it goes on", self._name)
+        except BaseException:  # the logger itself raises, so the traceback goes to where there is no logger
+            traceback.print_exc()
+
+
+def join_all(threads: Iterable[BackgroundThread], timeout: float | None) -> bool:
+    """Wait until all *threads* have ended, but no longer than *timeout* seconds in all; return whether they have."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended = [thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0)) for thread in threads]
+    return all(ended)

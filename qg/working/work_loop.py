@@ -1,0 +1,278 @@
+"""WorkLoop: take a job, run it, settle it, again; and what comes next when something else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+
+import psycopg2
+
+from qg.backoff import reconnect_pause
+from qg.database.known_table import STALE
+from qg.database.outage import Outage
+from qg.database.session import Session
+from qg.errors import ErrAgain, ErrClientClosed
+from qg.job import Job
+from qg.locking.attempt import Attempt
+from qg.tables import Table
+from qg.tables.locking import UNLOCK_EVERYTHING
+from qg.working.batch import Batch, LockLost, Unrecorded
+from qg.working.engine import Engine
+from qg.working.options import WorkOptions
+from qg.working.runner import Runner, complete_now
+from qg.working.sleepers import Sleepers
+from qg.working.threads import WakeUp
+
+__all__ = ["Outcome", "WorkLoop"]
+
+# An interval of 0 makes no hot loop.
+_SHORTEST_SLEEP_SECONDS = 0.05
+# The longest pause after jobs whose error couldn't be written, if the interval isn't longer.
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Outcome(Enum):
+    """How one round went. What comes next for each, :meth:`WorkLoop.run` says."""
+
+    WORKED = "a job was worked, well or badly"
+    IDLE = "no job was due"
+    MIGRATED = "the table is another one now"
+    LOCK_LOST = "the session had lost its locks"
+    UNRECORDED = "what became of a job couldn't be written"
+    OUTAGE = "the database can't be reached, or doesn't let us work"
+    FAULT = "something else went wrong, and that is no job's failure"
+    CLOSED = "the client was closed"
+
+
+class _SourceFailed(Exception):
+    """The source gave no session, because of *cause*, which is none of psycopg2's."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class WorkLoop:
+    """Works the jobs of one queue, one after another, on one session.
+
+    Args:
+        engine: of the client.
+        runner: runs the jobs.
+        options: which jobs to take, and how.
+        outage: tells of outages, for all who share it.
+        sleepers: where to sleep, together with all who share it.
+        session: to work on at first; None leases one.
+
+    Attributes:
+        session: the one it works on; None when it has none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        runner: Runner,
+        options: WorkOptions,
+        outage: Outage,
+        sleepers: Sleepers,
+        session: Session | None = None,
+    ) -> None:
+        self._engine = engine
+        self._database = engine.database
+        self._runner = runner
+        self._options = options
+        self._interval = max(options.interval, _SHORTEST_SLEEP_SECONDS)
+        self._outage = outage
+        self._sleepers = sleepers
+        self.session = session
+        self._batch: Batch | None = None
+        # In how many seconds a job falls due, or the queue is to be looked at, as far as the last round knows.
+        self._due: float | None = None
+        # How many rounds in a row came to nothing because something failed.
+        self._failures = 0
+        self._stopping = False
+        self._wake_up = WakeUp()
+
+    def run(self) -> None:
+        """Work jobs until stop() is called or the client is closed, and give the session back.
+
+        Raises:
+            BaseException: what ends the process; the session is closed then.
+        """
+        try:
+            while not self._stopping:
+                # A wake-up from here on may mean a job that this round doesn't see.
+                calls = self._sleepers.calls
+                outcome = self._work_one_round()
+                if outcome is Outcome.CLOSED:
+                    break
+                self._go_on_after(outcome, calls)
+            self._end_batch()
+        except BaseException:
+            self._close_session()
+            raise
+        finally:
+            self.give_session_back()
+
+    def stop(self) -> None:
+        """Let the running job end, and begin no other. Safe in a signal handler."""
+        self._stopping = True
+        self._wake_up.give()
+
+    def give_session_back(self) -> None:
+        """Give the session back; for one that run() wasn't called for, too."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.give_back()
+
+    def _work_one_round(self) -> Outcome:
+        """Take a job, run it, settle it; return how that went, whatever happened."""
+        table = self._database.table
+        self._due = None
+        try:
+            batch = self._batch_to_take_from(table)
+            outcome = self._work_next(batch, table)
+            self._due = batch.seconds_until_next
+            return outcome
+        except ErrClientClosed:
+            self._engine.logger.warning("worker_ends queue=%s: its client was closed", self._options.queue)
+            return Outcome.CLOSED
+        except ErrAgain as error:
+            # Others settle the jobs faster than we can lock one, or none of them can be read.
+            self._engine.logger.info("no_job queue=%s: %s", self._options.queue, error)
+            return Outcome.IDLE
+        except LockLost:
+            return Outcome.LOCK_LOST
+        except Unrecorded:
+            return Outcome.UNRECORDED
+        except _SourceFailed as failed:
+            self._outage.begin_for(self, failed.cause)
+            return Outcome.OUTAGE
+        except psycopg2.Error as error:
+            if isinstance(error, STALE) and self._is_migrated(table):
+                return Outcome.MIGRATED
+            self._outage.begin_for(self, error)
+            return Outcome.OUTAGE
+        except Exception:  # a fault of ours, or of a class that the client was given
+            self._engine.logger.exception("worker_failed queue=%s; it goes on", self._options.queue)
+            return Outcome.FAULT
+
+    def _go_on_after(self, outcome: Outcome, calls: int) -> None:
+        """Do what comes next after a round: nothing before the next one, or sleep first, or get rid of the session."""
+        match outcome:
+            case Outcome.WORKED:
+                self._failures = 0
+                self._end_outage()
+            case Outcome.IDLE:
+                self._failures = 0
+                self._end_outage()
+                if not self._stopping:
+                    self._sleepers.sleep(self._wake_up, self._interval, self._due, calls)
+            case Outcome.MIGRATED:
+                self._free_session()
+            case Outcome.LOCK_LOST:
+                self._close_session()
+            case Outcome.UNRECORDED:
+                self._end_outage()
+                self._pause(max(self._interval, self._next_pause(_LONGEST_PAUSE_SECONDS)))
+            case Outcome.OUTAGE | Outcome.FAULT:
+                self._close_session()
+                self._pause(self._next_pause(self._options.interval))
+
+    def _end_outage(self) -> None:
+        if self._outage.end_for(self):
+            self._database.call_watchers()
+
+    def _next_pause(self, longest: float) -> float:
+        self._failures += 1
+        return reconnect_pause(self._failures, longest)
+
+    def _pause(self, seconds: float) -> None:
+        if not self._stopping:
+            self._sleepers.pause(self._wake_up, seconds)
+
+    def _batch_to_take_from(self, table: Table) -> Batch:
+        """Return the batch, on a session that is alive as far as we can see."""
+        self._database.require_open()
+        if self._batch is not None and self._batch.empty and not self._batch.session.alive:
+            self._close_session()
+        if self._batch is None:
+            if self.session is None or not self.session.alive:
+                self._close_session()
+                self.session = self._lease()
+            types = partial(self._options.types, self._runner.work_map)
+            self._batch = Batch(self._engine, self.session, self._options, types, self._runner.settle)
+        if self._batch.session.enlisted_in is not table:
+            self._engine.enlist(self._batch.session, self._options.queue)
+        return self._batch
+
+    def _lease(self) -> Session:
+        try:
+            return self._database.lease()
+        except (ErrClientClosed, psycopg2.Error):
+            raise
+        except Exception as error:  # of somebody's pool or callable
+            raise _SourceFailed(error) from error
+
+    def _work_next(self, batch: Batch, table: Table) -> Outcome:
+        """Work the next job, in the way that is possible on this database."""
+        complete: Callable[[Job, Attempt], bool]
+        if self._engine.rows.possible or not batch.empty:
+            job, complete = batch.next(table), batch.complete
+        else:
+            batch.seconds_until_next = None
+            job, complete = self._take_plainly(batch.session, table), complete_now
+        if job is None:
+            self._engine.logger.debug("no_job queue=%s", self._options.queue)
+            return Outcome.IDLE
+        if batch.more:
+            batch.more = False
+            self._sleepers.wake(1)
+        return Outcome.WORKED if self._runner.run(job, complete) else Outcome.UNRECORDED
+
+    def _take_plainly(self, session: Session, table: Table) -> Job | None:
+        session.make_ready_for_handler()
+        types = self._options.types(self._runner.work_map)
+        job = self._engine.jobs.take_plainly(
+            session, table, self._options.queue, self._options.poll_strategy, types, lent=True
+        )
+        if job is not None and self._database.closed:  # while it was taken
+            job.done()
+            self._database.require_open()
+        return job
+
+    def _is_migrated(self, table: Table) -> bool:
+        """Whether a statement failed only because *table* was migrated; nothing is locked on the session then."""
+        try:
+            if not self._database.recheck(table, self.session):
+                return False
+        except psycopg2.Error:  # what the round met first is what counts
+            return False
+        version = self._database.table.version
+        self._engine.logger.info("table_migrated queue=%s version=%d", self._options.queue, version)
+        return True
+
+    def _free_session(self) -> None:
+        """End the batch, and let go of what a statement that failed has locked; keep the session if that can be."""
+        try:
+            self._end_batch()
+            if self.session is not None and self.session.idle:
+                self.session.run(UNLOCK_EVERYTHING)
+                self.session.prepare(self._database.table)
+                return
+        except psycopg2.Error:
+            pass  # it is closed, which frees the locks
+        self._close_session()
+
+    def _close_session(self) -> None:
+        session, self.session = self.session, None
+        try:
+            self._end_batch()
+        finally:
+            if session is not None:
+                session.close_now()
+
+    def _end_batch(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.end()
