@@ -13,7 +13,7 @@ from qg import jobs
 
 
 def main() -> None:
-    """Work until a signal; then running jobs finish, and no new ones start."""
+    """Work until a signal; then running jobs end, and no new ones start."""
     logging.basicConfig(level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     signal.signal(signal.SIGINT, lambda *_: sys.exit())

@@ -220,7 +220,7 @@ class Client:
         Raises:
             ErrClientClosed: after close().
             ErrAgain: if ten jobs in a row couldn't be read, or, where functions in pg_temp aren't
-                allowed, were finished by others before they could be locked.
+                allowed, were settled by others before they could be locked.
             ErrInvalidOption: if *queue* is no queue's name.
             psycopg2.Error: if the database can't be reached.
         """

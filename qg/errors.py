@@ -61,7 +61,7 @@ class ErrTable(QgError):
 
 
 class ErrAgain(QgError):
-    """Other workers finished each job before it could be locked. Mirrors Go's ``ErrAgain``.
+    """Other workers settled each job before it could be locked. Mirrors Go's ``ErrAgain``.
 
     Only a queue under extreme contention comes to this; call again.
     """

@@ -26,14 +26,15 @@ ORDER: dict[str, list[str]] = {
     "failures": [],
     "signals": [],
     "tables": ["table", "locking", "statements", "v3", "v7", "__init__", "migrations", "demo"],
-    "database": ["driver", "sources", "foreign", "known_table", "session", "outage", "database"],
+    "database": ["__init__", "driver", "sources", "foreign", "known_table", "session", "outage", "database"],
     "schema": [],
-    "locking": ["marks", "row_taker", "context", "row_lock", "locked_row", "attempt"],
+    "locking": ["__init__", "marks", "row_taker", "context", "row_lock", "locked_row", "attempt"],
     "job": [],
     "activejob": [],
     "testing": [],
-    "enqueuing": ["fields", "storing"],
+    "enqueuing": ["__init__", "fields", "storing"],
     "working": [
+        "__init__",
         "options",
         "handlers",
         "threads",
@@ -205,3 +206,15 @@ def test_the_core_needs_psycopg2_alone() -> None:
                 wanted.add((node.module or "").split(".")[0])
     # typing_extensions is imported by type checkers only, which bring it along.
     assert wanted - set(sys.stdlib_module_names) == {"psycopg2", "qg", "typing_extensions"}
+
+
+def test_the_map_in_contributing_names_each_room_and_each_of_its_modules() -> None:
+    text = Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
+    for room in ("database", "locking", "enqueuing", "working"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{room}/`")]
+        assert {*re.findall(r"`(\w+)\.py`", line), "__init__"} == set(ORDER[room])
+
+
+def test_every_folder_of_the_package_is_one_that_gets_installed() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert all(folder.joinpath("__init__.py").exists() for folder in folders)

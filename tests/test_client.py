@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import UNNAMED, Database, eventually
+from support import UNNAMED, Database, backend_pid, eventually, rows_of
 
 import qg
 
@@ -170,3 +170,45 @@ def test_close_doesnt_wait_for_a_pool_and_lets_its_jobs_finish(dsn: str, databas
     opened.set()
     assert pool.shutdown(timeout=10)
     assert (database.count(), database.locks()) == (1, [])
+
+
+def test_lock_job_that_waited_while_the_client_was_closed_locks_nothing(client: qg.Client, database: Database) -> None:
+    client.enqueue(qg.Job("MyJob"))
+    pid = backend_pid(client)
+    outcome: list[object] = []
+
+    def lock() -> None:
+        try:
+            outcome.append(client.lock_job())
+        except qg.ErrClientClosed as error:
+            outcome.append(error)
+
+    with closing(database.connect()) as blocker:
+        blocker.cursor().execute("LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE")
+        locking = threading.Thread(target=lock)
+        locking.start()
+        eventually(lambda: database.is_waiting_for_a_lock(pid))
+        client.close()
+    locking.join()
+    assert [type(each) for each in outcome] == [qg.ErrClientClosed]
+    assert (database.count(), database.locks()) == (1, [])
+
+
+@pytest.mark.parametrize("possible", [True, False], ids=["one message", "plain statements"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_worker_that_waited_while_the_client_was_closed_begins_no_job(
+    client: qg.Client, database: Database, batch_size: int, possible: bool
+) -> None:
+    worked: list[int] = []
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    rows_of(client).possible = possible
+    pid = backend_pid(client)
+    worker = qg.Worker(client, {"MyJob": lambda job: worked.append(job.id)}, interval=3600, batch_size=batch_size)
+    with closing(database.connect()) as blocker:
+        blocker.cursor().execute("LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE")
+        working = threading.Thread(target=worker.work)
+        working.start()
+        eventually(lambda: database.is_waiting_for_a_lock(pid))
+        client.close()
+    working.join()
+    assert (worked, database.count(), database.locks()) == ([], 2, [])

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Database, begin_with, eventually, lease, take
+from support import Database, begin_with, eventually, lease, rows_of, take
 
 import qg
 from qg.client import engine_of
@@ -423,3 +423,32 @@ def test_when_the_snapshot_is_gone_and_vacuum_was_there_the_order_is_strict_agai
     costs.take(1)
     assert [start.at_marks for start, _ in costs.take(3)] == [False, False, False]
     costs.session.close_now()
+
+
+# Many queues
+
+
+def test_what_is_known_of_queues_that_nobody_uses_any_more_is_forgotten(client: qg.Client) -> None:
+    rows = rows_of(client)
+    first, used = rows.marks("first"), rows.marks("used")
+    for number in range(2000):
+        rows.marks(f"queue {number}")
+        assert rows.marks("used") is used
+    assert rows.marks("first") is not first
+
+
+def test_the_marks_of_all_types_of_a_queue_hear_of_a_job_that_is_released(client: qg.Client, clock: Clock) -> None:
+    heard: list[tuple[str, ...] | None] = []
+
+    class Noting(Marks):
+        types: tuple[str, ...] | None
+
+        def note_released(self, row: Row) -> None:
+            heard.append(self.types)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qg.locking.row_taker.Marks", lambda: Noting(clock))
+        for queue, types in [("q", None), ("q", ("A",)), ("q", ("A", "B")), ("other", None)]:
+            rows_of(client).marks(queue, types).types = types  # type: ignore[attr-defined]
+    rows_of(client).note_released(Row(1, "q", 100, "2020-01-01T00:00:00+00:00", "A", "[]", 0, None))
+    assert heard == [None, ("A",), ("A", "B")]

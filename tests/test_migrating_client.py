@@ -13,6 +13,11 @@ from moving import PAIRS, Place, Writer, settings
 from support import PATIENCE, eventually, rows_of
 
 import qg
+from qg.client import engine_of
+from qg.database.session import Session
+from qg.tables import Table, v3, v7
+
+_TABLES = {3: v3.TABLE, **v7.TABLES}
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +183,23 @@ def test_an_error_in_a_transaction_for_which_a_migration_waits_passes_through(pl
             mover.join()
     assert not hangs
     assert [type(each) for each in raised] == [psycopg2.errors.NumericValueOutOfRange]
+
+
+def test_a_table_that_changes_all_the_time_is_waited_for_no_longer_than_for_ten_changes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may be faster than we are; what it answered last is raised then."""
+    place.migrate(7)
+    tables: list[Table] = []
+    with qg.Client(place.dsn) as client:
+        database = engine_of(client).database
+        monkeypatch.setattr(Session, "detect", lambda session: _TABLES[3 if database.table.version == 7 else 7])
+        monkeypatch.setattr(Session, "prepare", lambda session, table: None)
+
+        def work(session: Session, table: Table) -> None:
+            tables.append(table)
+            raise psycopg2.errors.UndefinedColumn(f"not in version {table.version}")
+
+        with pytest.raises(psycopg2.errors.UndefinedColumn):
+            database.run(work)
+    assert [table.version for table in tables] == [7, 3] * 5 + [7]

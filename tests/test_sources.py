@@ -12,7 +12,7 @@ import psycopg2
 import psycopg2.extras
 import psycopg2.pool
 import pytest
-from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, parse_dsn
+from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, TRANSACTION_STATUS_IDLE, connection, parse_dsn
 from support import VERSION, Database, eventually, lease, name_of, needs, table_of
 
 import qg
@@ -457,3 +457,24 @@ def test_a_url_whose_password_isnt_escaped_is_refused_without_repeating_a_part_o
 def test_a_database_that_isnt_there_is_psycopg2s_error() -> None:
     with pytest.raises(psycopg2.OperationalError):
         qg.Client("host=127.0.0.1 port=1 dbname=none")
+
+
+class Stubborn(connection):
+    """A connection that complains when it is closed, as one that is broken may."""
+
+    def close(self) -> None:
+        super().close()
+        raise psycopg2.OperationalError("it was closed already")
+
+
+def test_a_connection_that_complains_when_it_is_closed_is_closed_all_the_same(dsn: str, database: Database) -> None:
+    def connect() -> Any:
+        conn = psycopg2.connect(dsn, connection_factory=Stubborn)
+        conn.set_session(isolation_level=ISOLATION_LEVEL_SERIALIZABLE, autocommit=True)
+        return conn
+
+    with qg.Client(connect) as client:
+        session = lease(client)
+        database.terminate(session.conn.info.backend_pid)
+        session.give_back()
+        assert session.conn.closed

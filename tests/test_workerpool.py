@@ -12,12 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import parse_dsn
-from support import VERSION, Database, Network, eventually, needs, threads
+from support import PATIENCE, VERSION, Database, Network, eventually, needs, threads
 
 import qg
 from qg.client import engine_of
@@ -592,3 +593,83 @@ def test_a_worker_works_in_one_thread_only(client: qg.Client) -> None:
     gate.opened.set()
     assert worker.shutdown(timeout=10)
     thread.join()
+
+
+# A start that takes long, or fails
+
+
+class SlowSource:
+    """Opens connections, and from hold() on only after release()."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.connecting, self._open = threading.Event(), threading.Event()
+        self._open.set()
+
+    def __call__(self) -> Any:
+        if not self._open.is_set():
+            self.connecting.set()
+            assert self._open.wait(PATIENCE)
+        return psycopg2.connect(self._dsn)
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+
+def test_the_timeout_of_shutdown_holds_while_the_start_connects(dsn: str, database: Database) -> None:
+    source = SlowSource(dsn)
+    with qg.Client(source) as client:
+        client.enqueue(qg.Job("MyJob"))
+        pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 2, interval=SOON)
+        source.hold()
+        starting = in_thread(pool.start)
+        assert source.connecting.wait(PATIENCE)
+        assert pool.shutdown(timeout=0.01) is False
+        assert starting.is_alive()  # and shutdown() didn't wait for it
+        source.release()
+        starting.join()
+        assert pool.shutdown(timeout=PATIENCE) is True
+        assert threads("worker") == []
+        with pytest.raises(qg.ErrPoolState, match="was shut down"):
+            pool.start()
+    assert database.count() == 1
+
+
+def test_shutdown_without_a_timeout_waits_for_the_start(dsn: str) -> None:
+    source = SlowSource(dsn)
+    answers: list[bool] = []
+    with qg.Client(source) as client:
+        pool = qg.WorkerPool(client, {}, 2, interval=SOON)
+        source.hold()
+        starting = in_thread(pool.start)
+        assert source.connecting.wait(PATIENCE)
+        stopping = in_thread(lambda: answers.append(pool.shutdown()))
+        source.release()
+        stopping.join()
+        assert (answers, threads("worker")) == ([True], [])
+        starting.join()
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError("can't start new thread"), KeyboardInterrupt()], ids=repr)
+def test_a_start_that_is_interrupted_leaves_nobody_who_listens(
+    make_database: Any, monkeypatch: pytest.MonkeyPatch, trouble: BaseException
+) -> None:
+    dsn = make_database(migrate=False)
+    qg.migrate(dsn, VERSION, notify=VERSION == 3)
+    start = threading.Thread.start
+
+    def start_no_worker(thread: threading.Thread) -> None:
+        if thread.name.startswith("qg-worker"):
+            raise trouble
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_no_worker)
+    with qg.Client(dsn) as client, closing(Database(dsn)) as database:
+        pool = qg.WorkerPool(client, {}, 2, interval=SOON)
+        with pytest.raises(type(trouble)):
+            pool.start()
+        eventually(lambda: threads("listener") == [])
+        eventually(lambda: not [query for _, _, query in database.sessions() if query.startswith("LISTEN")])

@@ -36,7 +36,7 @@ def draft_of(job: _Fields) -> Draft:
 
     Raises:
         ErrMissingType: if there is no type.
-        ErrInvalidJob: if a field can't be stored; says which, why, and what would do.
+        ErrInvalidJob: if a field can't be stored; says which, why, and what to do instead.
     """
     if job.type is None or job.type == "":
         raise ErrMissingType("a job needs a type; name the handler that is to work it, as in Job('SendMail')")

@@ -101,7 +101,7 @@ class MemoryQueue(BaseQueue):
         self._stop_threads()
         ended = join_all(self._threads, timeout)
         for row in self._memory.attempted():
-            self._logger.warning("still_running id=%d type=%s: not finished at shutdown", row.id, row.type)
+            self._logger.warning("still_running id=%d type=%s: it hadn't ended at shutdown", row.id, row.type)
         return ended
 
     def _stop_threads(self) -> None:

@@ -36,7 +36,7 @@ class JobTaker:
         """Lock the next due job of *queue* in the shortest way; the session goes back with the job's lock.
 
         Raises:
-            ErrAgain: if ten jobs in a row couldn't be read, or were finished by others meanwhile.
+            ErrAgain: if ten jobs in a row couldn't be read, or were settled by others meanwhile.
             psycopg2.Error: if the database fails.
         """
         rows = self._context.rows
@@ -104,7 +104,7 @@ class JobTaker:
             if job is not None:
                 return job
         raise ErrAgain(
-            f"{MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were finished by others, or unreadable, "
+            f"{MAX_LOCK_ATTEMPTS} jobs of queue {queue!r} in a row were settled by others, or unreadable, "
             "when they were locked; call again"
         )
 

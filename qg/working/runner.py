@@ -35,11 +35,15 @@ class Runner:
     Args:
         work_map: from job type to handler.
         logger: where it is told how each job went.
+
+    Attributes:
+        unrecorded: of how many jobs in a row, up to the last one, it couldn't be written what became of them.
     """
 
     def __init__(self, work_map: WorkMap, logger: Logger) -> None:
         self.work_map = work_map
         self._logger = logger
+        self.unrecorded = 0
         self._current: Job | None = None
 
     def run(self, job: Job, complete: Callable[[Job, Attempt], bool]) -> bool:
@@ -81,6 +85,7 @@ class Runner:
     def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
         recorded = error is None or attempt.fail(error, job.error)
+        self.unrecorded = 0 if recorded else self.unrecorded + 1
         if attempt.observer is not None:
             attempt.observer.settled(error)
         self._log(job, attempt.row.id, attempt.state, error, seconds)
@@ -90,7 +95,7 @@ class Runner:
         """Name the job that runs, if one does, in the log."""
         job = self._current
         if job is not None:
-            self._logger.warning("still_running id=%d type=%s: not finished at shutdown", job.id, job.type)
+            self._logger.warning("still_running id=%d type=%s: it hadn't ended at shutdown", job.id, job.type)
 
     def _log(self, job: Job, number: int, state: State, error: BaseException | None, seconds: float) -> None:
         if isinstance(error, Discard):

@@ -33,16 +33,19 @@ class Watch:
         if self._ended.is_set():  # end() may have set it before we cleared it
             self._busy.set()
 
-    def end(self) -> None:
-        """Return when the thread has ended."""
+    def stop(self) -> None:
+        """Ask the thread to end; join() waits for it."""
         self._ended.set()
         self._thread.stop()
-        self._thread.join()
 
-    @property
-    def busy(self) -> bool:
-        """Whether it looks."""
-        return self._busy.is_set()
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has ended, for *timeout* seconds at the most; return whether it has."""
+        return self._thread.join(timeout)
+
+    def end(self) -> None:
+        """Return when the thread has ended."""
+        self.stop()
+        self.join()
 
     def _run(self) -> None:
         while self._busy.wait() and not self._ended.wait(_WATCH_SECONDS):

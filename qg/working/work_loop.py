@@ -88,7 +88,7 @@ class WorkLoop:
         self._batch: Batch | None = None
         # In how many seconds a job falls due, or the queue is to be looked at, as far as the last round knows.
         self._due: float | None = None
-        # How many rounds in a row came to nothing because something failed.
+        # How many rounds in a row failed before they got a job.
         self._failures = 0
         self._stopping = False
         self._wake_up = WakeUp()
@@ -174,18 +174,16 @@ class WorkLoop:
                 self._close_session()
             case Outcome.UNRECORDED:
                 self._end_outage()
-                self._pause(max(self._interval, self._next_pause(_LONGEST_PAUSE_SECONDS)))
+                longer = reconnect_pause(max(self._runner.unrecorded, 1), _LONGEST_PAUSE_SECONDS)
+                self._pause(max(self._interval, longer))
             case Outcome.OUTAGE | Outcome.FAULT:
                 self._close_session()
-                self._pause(self._next_pause(self._options.interval))
+                self._failures += 1
+                self._pause(reconnect_pause(self._failures, self._options.interval))
 
     def _end_outage(self) -> None:
         if self._outage.end_for(self):
             self._database.call_watchers()
-
-    def _next_pause(self, longest: float) -> float:
-        self._failures += 1
-        return reconnect_pause(self._failures, longest)
 
     def _pause(self, seconds: float) -> None:
         if not self._stopping:
