@@ -10,6 +10,7 @@
     ├── ErrTable                        no que_jobs table, or one this qg doesn't know
     ├── ErrAgain                        too many lost races for a job
     ├── ErrNotLocked                    a method that needs the job's lock, without it
+    ├── ErrJobGone                      a job that somebody else has settled, or that was removed
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
     ├── ErrPoolState                    a worker or pool started twice, or changed after its start
@@ -25,6 +26,7 @@ __all__ = [
     "ErrClientClosed",
     "ErrInvalidJob",
     "ErrInvalidOption",
+    "ErrJobGone",
     "ErrMissingExtra",
     "ErrMissingType",
     "ErrNotLocked",
@@ -69,6 +71,14 @@ class ErrAgain(QgError):
 
 class ErrNotLocked(QgError):
     """The job isn't locked by this object: it never was, or done() has been called."""
+
+
+class ErrJobGone(QgError):
+    """The row of a job that is to be settled in an open transaction isn't there any more.
+
+    Somebody else has settled the job, or a person has removed it. The transaction must not commit, for
+    what it wrote belongs to a job that is done, or that nobody wants: let the error pass, or roll back.
+    """
 
 
 class ErrClientClosed(QgError):

@@ -107,11 +107,13 @@ class Job:
         """Delete the job from the table: its work is done.
 
         On the job's connection: in the open transaction if there is one, and then durable when
-        that commits, which done() sees to; otherwise committed at once. A row that somebody has
-        removed meanwhile is a success.
+        that commits, which done() sees to; otherwise committed at once. Where somebody else has settled
+        the job meanwhile, or removed it, that is logged if no transaction is open. In one it is an error,
+        so that what was written there isn't committed: a job that is deleted by hand is cancelled so.
 
         Raises:
             ErrNotLocked: if the job isn't locked.
+            ErrJobGone: if a transaction is open, and the row isn't there any more.
             psycopg2.Error: if the statement fails; the job is still there.
         """
         with self._held("delete") as attempt:
@@ -143,7 +145,7 @@ class Job:
 
         Raises:
             ErrTable: if the table is of version 3, which keeps no finished jobs; nothing was done.
-            ErrNotLocked, psycopg2.Error: as delete().
+            ErrNotLocked, ErrJobGone, psycopg2.Error: as delete().
         """
         with self._held("finish") as attempt:
             attempt.finish()

@@ -443,17 +443,6 @@ def test_a_job_edited_while_it_was_worked_gets_its_error_all_the_same(
     assert "job_edited id=1" in caplog.text
 
 
-def test_a_job_removed_while_it_was_worked_is_a_success(
-    job: qg.Job, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    write(job)
-    database.query("DELETE FROM que_jobs")
-    job.delete()
-    job.done()
-    assert all_written(database) == [1]
-    assert "job_gone id=1" in caplog.text
-
-
 def test_an_error_of_a_job_that_was_removed_is_only_logged(
     job: qg.Job, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from psycopg2.extensions import connection
 
 from qg.database.known_table import MIGRATED
-from qg.errors import ErrNotLocked
+from qg.errors import ErrJobGone, ErrNotLocked
 from qg.failures import describe
 from qg.locking.locked_row import LockedRow
 from qg.tables import Row, Statement
@@ -25,9 +25,12 @@ class State(Enum):
     An attempt begins RUNNING, with the lock. delete() and finish() make it DELETED or FINISHED. In an open
     transaction that isn't durable before the commit, and the handler may still roll it back, so
     complete() and done() look whether it stands. error(), expire() and a verdict are committed at once;
-    after them the attempt is FAILED, EXPIRED or RESCHEDULED. A RETURNED attempt has a handler that returned
-    and said nothing; its worker deletes the row together with others, and until then nobody who still has
-    the job can do anything to it. take_back() makes it RUNNING again, where that deletion failed.
+    after them the attempt is FAILED, EXPIRED or RESCHEDULED. It is GONE where the row wasn't there any more
+    when it was to be settled in a transaction: somebody else has settled the job, so that is rolled back.
+
+    A RETURNED attempt has a handler that returned and said nothing. Its worker deletes the row together
+    with others, and until then nobody who still has the job can do anything to it. take_back() makes it
+    RUNNING again, where that deletion failed.
 
     Whether the lock is still held is another question: :attr:`Attempt.held`.
     """
@@ -39,10 +42,11 @@ class State(Enum):
     FAILED = "failed"
     EXPIRED = "given up"
     RESCHEDULED = "rescheduled"
+    GONE = "settled by somebody else, or removed"
 
 
 _SETTLED = (State.DELETED, State.FINISHED)
-_RECORDED = (State.FAILED, State.EXPIRED, State.RESCHEDULED)
+_RECORDED = (State.FAILED, State.EXPIRED, State.RESCHEDULED, State.GONE)
 
 
 class Observer(Protocol):
@@ -140,7 +144,7 @@ class Attempt:
         Under the lock, so that a commit which fails can still be recorded before anybody else gets the job.
 
         Raises:
-            ErrNotLocked, psycopg2.Error: if it was no success after all.
+            ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
         """
         with self.mutex:
             if not self.held:
@@ -219,6 +223,9 @@ class Attempt:
                 self._locked = given_up
 
     def _carry_out(self, error: BaseException, set_error: Callable[[str], None]) -> None:
+        if isinstance(error, ErrJobGone) and self._locked.turns_out_gone():
+            self._end(State.GONE)
+            return
         if isinstance(error, MIGRATED) and self._locked.was_migrated():
             error = Reschedule(after=0)
         if self.observer is not None:

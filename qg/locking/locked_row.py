@@ -9,7 +9,7 @@ import psycopg2
 
 from qg.database.known_table import STALE
 from qg.database.session import Session
-from qg.errors import ErrTable
+from qg.errors import ErrJobGone, ErrTable
 from qg.failures import one_line, seconds_until_retry, storable
 from qg.locking.context import LockContext
 from qg.locking.row_lock import RowLock
@@ -40,7 +40,9 @@ class LockedRow:
 
     # What is to be written together with the end of a failed attempt: a statement and its parameters.
     along: tuple[Statement, Sequence[Any]] | None = None
-    # The transaction that delete() or finish() ran in, the last time one did; whether it ran outside of any.
+    # Whether delete() or finish() met no row that was still to be settled.
+    is_gone = False
+    # The transaction in which one of them settled the row, the last time one did; whether that was outside of any.
     _settled_in: int | None = None
     _settled_for_good = False
     _expired = False
@@ -65,7 +67,11 @@ class LockedRow:
         return (self._lock if self._own_session is None else self._own_session).in_transaction
 
     def delete(self) -> None:
-        """Delete the row: in the open transaction, otherwise committed at once."""
+        """Delete the row: in the open transaction, otherwise committed at once.
+
+        Raises:
+            ErrJobGone: if a transaction is open, and there is no row that is still to be settled.
+        """
         self._settle("destroy_job", "destroy_job_by_id", "deleted")
 
     def finish(self) -> None:
@@ -73,42 +79,66 @@ class LockedRow:
 
         Raises:
             ErrTable: if the table keeps no finished jobs.
+            ErrJobGone: as delete().
         """
         self._settle("finish_job", "finish_job_by_id", "kept as finished")
 
     def _settle(self, by_key: str, by_id: str, done: str) -> None:
+        # The row is the fence. The lock keeps others from wasting work, but it can be lost without anybody
+        # noticing in time. So what a transaction wrote is committed only together with exactly one settled row.
         in_transaction = self.session.in_transaction
         ((count, transaction),) = self._run(by_key, self.row.key)
         if count == 0:
-            ((count, transaction),) = self._run(by_id, (self.row.id,))
-            if count:
+            again = self._is_settled_by_us()
+            ((count, transaction),) = self._run(by_id, (self.row.id, again))
+            if count == 0 and not again:
+                self._note_gone(in_transaction)
+                return
+            if not again:
                 self._log_edited(done)
-            elif self._settled_in is None and not self._settled_for_good:
-                self._log_gone("settle")
         if in_transaction:
             self._settled_in = transaction
         else:
             self._settled_for_good = True
 
+    def _note_gone(self, in_transaction: bool) -> None:
+        if not self.is_gone:
+            self.is_gone = True
+            self._log_gone("settle")
+        if in_transaction:
+            raise ErrJobGone(
+                f"job {self.row.id} is gone: somebody else has settled it, or it was removed, while it ran; "
+                "what its transaction wrote must not be committed, so roll it back or let this error pass"
+            )
+
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be settled.
+
+        That is so if this attempt has settled the row, in the open transaction or in one that is committed;
+        or if no transaction is open and the row is gone or finished, whoever did that.
+
+        Raises:
+            psycopg2.Error: if the open transaction was aborted or lost.
+        """
+        if self.session.in_transaction:
+            return self._is_settled_by_us()
+        return self._settled_for_good or not self._run("job_exists", (self.row.id,))
+
     def is_settled_in_transaction(self) -> bool:
-        """Whether a transaction is open in which delete() or finish() waits for the commit.
+        """Whether a transaction is open in which this attempt has settled the row; its commit is still to come.
 
         Raises:
             psycopg2.Error: if that transaction was aborted or lost.
         """
-        if self._settled_in is None or self.session.idle:
-            return False
-        params = (self._settled_in, self.row.id)
-        ((pending,),) = self.session.run_in_transaction(self._context.table.deletion_pending, params)
-        return bool(pending)
+        return self._settled_in is not None and not self.session.idle and self._settlement()[0]
 
-    def is_settled(self) -> bool:
-        """Whether the row is gone or finished as things are, in the open transaction or for good.
+    def _is_settled_by_us(self) -> bool:
+        return self._settled_for_good or (self._settled_in is not None and any(self._settlement()))
 
-        Raises:
-            psycopg2.Error: if the transaction was aborted or lost.
-        """
-        return self._settled_for_good or not self._run("job_exists", (self.row.id,))
+    def _settlement(self) -> tuple[bool, bool]:
+        """Return whether the row is settled in the open transaction, and whether one that settled it was committed."""
+        ((open_here, committed),) = self._run("settlement", (self.row.id, self._settled_in))
+        return bool(open_here), bool(committed)
 
     def commit(self) -> None:
         """Commit the open transaction, if there is one; an aborted one raises."""
@@ -151,7 +181,10 @@ class LockedRow:
 
     def discard(self) -> None:
         """Roll back what is open; delete the row, and commit."""
-        self._write_anew(self.delete)
+        try:
+            self._write_anew(self.delete)
+        except ErrJobGone:
+            self._roll_back()
         self._settled_for_good = True
 
     def let_go(self) -> None:
@@ -209,6 +242,15 @@ class LockedRow:
             "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
         )
         return None
+
+    def turns_out_gone(self) -> bool:
+        """Roll back what is open; return whether the row wasn't there to be settled, and still isn't.
+
+        It may be there all the same: a handler can set a role or a search_path that hides it.
+        """
+        self._roll_back()
+        self.is_gone = self.is_gone and not self._run("job_exists", (self.row.id,))
+        return self.is_gone
 
     def was_migrated(self) -> bool:
         """Roll back what is open; return whether the table was migrated since the row was locked."""

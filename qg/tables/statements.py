@@ -12,7 +12,7 @@ from typing import Any
 
 from qg.tables.table import Statement, script
 
-__all__ = ["LOCKED", "Layout", "counted", "statements"]
+__all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "statements"]
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,16 @@ def statements(layout: Layout) -> dict[str, Any]:
             fresh_snapshot=True,
             text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {has_key(1)}",
         ),
-        "destroy_job": counted(f"DELETE FROM que_jobs WHERE {has_key(1)}", layout.id, f"que_destroy_job{suffix}"),
-        "destroy_job_by_id": counted(f"DELETE FROM que_jobs WHERE {has_id(1)}", layout.id),
+        "destroy_job": settling("DELETE FROM que_jobs", layout, name=f"que_destroy_job{suffix}"),
+        "destroy_job_by_id": settling_by_id("DELETE FROM que_jobs", layout),
         "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}"),
-        # A handler can roll back to before the deletion, or commit it and begin another transaction.
-        "deletion_pending": Statement(
-            "SELECT txid_current() = $1::bigint "
-            f"AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {has_id(2)})"
+        # A handler can roll back to before it settled the job, or commit that and begin another transaction.
+        "settlement": Statement(
+            f"""
+SELECT txid_current() = number AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}),
+       txid_status(number) = 'committed'
+FROM (SELECT $2::bigint AS number) AS given
+"""
         ),
         "set_error": Statement(
             name=f"que_set_error{suffix}", text=f"{_set_error(layout)} WHERE {has_key(4)} RETURNING {row}"
@@ -167,12 +170,22 @@ def _wanted(layout: Layout, of_types: bool) -> tuple[str, str, str]:
     return "given AS (SELECT $1::text[] AS types),", f"{is_due} AND {has_type}", "$2::text"
 
 
-def counted(change: str, number: str, name: str | None = None) -> Statement:
+def settling(change: str, layout: Layout, *, name: str | None = None) -> Statement:
+    """Return the statement that makes *change* to the row with a key, unless that is settled already."""
+    return _counted(f"{change} WHERE {layout.unsettled} AND {layout.has_key(1)}", layout, name)
+
+
+def settling_by_id(change: str, layout: Layout) -> Statement:
+    """Return the same, given an id, and whether to make the change to a row that is settled, too."""
+    return _counted(f"{change} WHERE {layout.has_id(1)} AND ({layout.unsettled} OR $2::boolean)", layout)
+
+
+def _counted(change: str, layout: Layout, name: str | None = None) -> Statement:
     """Return the statement that makes *change*; its row says how many rows changed, and in which transaction."""
     return Statement(
         name=name,
         text=f"""
-WITH changed AS ({change} RETURNING {number})
+WITH changed AS ({change} RETURNING {layout.id})
 SELECT count(*), txid_current() FROM changed
 """,
     )

@@ -197,7 +197,7 @@ class Table:
     # (key) -> one row if the job is still as it was locked.
     check_job: Statement
 
-    # (key), (id) -> how many rows went, and the transaction they went in.
+    # (key), (id, whether one that is settled already, too) -> how many rows went, and the transaction they went in.
     destroy_job: Statement
     destroy_job_by_id: Statement
     # The same, of rows that are kept as finished; None where there is no such state.
@@ -205,8 +205,9 @@ class Table:
     finish_job_by_id: Statement | None
     # (id) -> one row if the job is there and still to be done.
     job_exists: Statement
-    # (transaction, id) -> whether we are in that transaction and the job is done or gone in it.
-    deletion_pending: Statement
+    # (id, transaction) -> whether we are in that transaction and the job is settled in it; whether that
+    # transaction was committed.
+    settlement: Statement
     # (error count, seconds or null to expire, message or null, key or id) -> the job.
     set_error: Statement
     set_error_by_id: Statement

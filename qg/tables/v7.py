@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qg.errors import ErrInvalidJob
-from qg.tables.statements import LOCKED, Layout, counted, statements
+from qg.tables.statements import LOCKED, Layout, settling, settling_by_id, statements
 from qg.tables.table import Draft, Lockers, Statement, Table
 
 __all__ = ["TABLES", "WRAPPER"]
@@ -68,7 +68,7 @@ ORDER BY id
 
 def _table(version: int) -> Table:
     layout = _layout(version)
-    finish = "UPDATE que_jobs SET finished_at = now() WHERE"
+    finish = "UPDATE que_jobs SET finished_at = now()"
     return Table(
         version=version,
         fit=lambda draft: _fit(draft, version),
@@ -76,8 +76,8 @@ def _table(version: int) -> Table:
         queue_name=_queue_name,
         migrated_queue=_queue_name,
         maximum_retry_count=15,
-        finish_job=counted(f"{finish} {layout.has_key(1)}", "id"),
-        finish_job_by_id=counted(f"{finish} {layout.has_id(1)}", "id"),
+        finish_job=settling(finish, layout),
+        finish_job_by_id=settling_by_id(finish, layout),
         job_states=_JOB_STATES,
         notifies=_NOTIFIES,
         channel=lambda pid: f"que_listener_{pid}",

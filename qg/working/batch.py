@@ -143,7 +143,7 @@ class Batch:
         """Settle *job*, whose handler has returned; return whether that is left to the next message.
 
         Raises:
-            ErrNotLocked, psycopg2.Error: if it was no success after all.
+            ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
         """
         with attempt.mutex, self._mutex:
             locked = attempt.hand_in() if deletes_plainly(job) else None

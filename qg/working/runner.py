@@ -23,7 +23,7 @@ def complete_now(job: Job, attempt: Attempt) -> bool:
     """Settle *job*, whose handler has returned, and commit; return False: nothing is left to be done later.
 
     Raises:
-        ErrNotLocked, psycopg2.Error: if it was no success after all.
+        ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
     """
     attempt.complete(job)
     return False
@@ -98,6 +98,8 @@ class Runner:
             self._logger.warning("still_running id=%d type=%s: it hadn't ended at shutdown", job.id, job.type)
 
     def _log(self, job: Job, number: int, state: State, error: BaseException | None, seconds: float) -> None:
+        if state is State.GONE:
+            return  # the row said so when it was to be settled
         if isinstance(error, Discard):
             self._logger.warning("job_discarded id=%d type=%s: %s", number, job.type, error)
         elif state is State.RESCHEDULED:
