@@ -190,6 +190,10 @@ class Job:
                     self._attempt.abandon()
                 else:
                     recorded = self._attempt.fail(error, self.error)
+        except BaseException:
+            if self._attempt is not None:
+                self._attempt.abandon()  # what was written may not be committed by done()
+            raise
         finally:
             self.done()
         return recorded and isinstance(error, (Reschedule, Discard))
@@ -225,7 +229,7 @@ def attempt_of(job: Job) -> Attempt | InjectedAttempt | None:
 
 
 def locked_attempt_of(job: Job) -> Attempt:
-    """Return the attempt of a job that a worker has locked."""
+    """Return the attempt of a job that was locked."""
     attempt = attempt_of(job)
     if not isinstance(attempt, Attempt):
         raise ErrNotLocked(f"{job!r} isn't locked; get it from lock_job()")
@@ -238,8 +242,10 @@ def bind(job: Job, attempt: Attempt | InjectedAttempt) -> None:
 
 
 def note_row(job: Job, row: Row) -> None:
-    """Note that *job* is stored as *row*, whatever was done with it before."""
-    job._row, job._attempt = row, None
+    """Note that *job* is stored as *row*, whatever was done with it before; what a test has injected stays."""
+    job._row = row
+    if isinstance(attempt_of(job), Attempt):
+        job._attempt = None
 
 
 def deletes_plainly(job: Job) -> bool:

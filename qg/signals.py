@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import signal
 import sys
 import threading
@@ -38,7 +39,17 @@ def _is_main_thread() -> bool:
 
 def _is_below_handler(frames: Iterator[FrameType]) -> bool:
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    return any(frame.f_code in handlers for frame in frames)
+    return any(frame.f_code in handlers or _has_interrupted_its_caller(frame) for frame in frames)
+
+
+def _has_interrupted_its_caller(frame: FrameType) -> bool:
+    """Whether *frame* was given the frame below it, as a signal handler is; it may have reset the signal since."""
+    code, interrupted = frame.f_code, frame.f_back
+    if interrupted is None:
+        return False
+    count = code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS) + code.co_kwonlyargcount
+    given = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    return any(each is interrupted or (isinstance(each, tuple) and interrupted in each) for each in given)
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:

@@ -100,6 +100,7 @@ class WorkerPool(Configurable):
         # Guards the stage, and nothing that takes long. A signal handler may interrupt who holds it.
         self._mutex = threading.RLock()
         self._stage = _Stage.NEW
+        self._start_has_succeeded = False
         # Is set whenever no start() is under way.
         self._not_starting = threading.Event()
         self._not_starting.set()
@@ -115,18 +116,22 @@ class WorkerPool(Configurable):
                 started then.
             psycopg2.OperationalError: if the database can't be reached at all.
         """
-        with self._mutex:
-            if self._stage is _Stage.STOPPED:
-                raise ErrPoolState("this pool was shut down; create another one")
-            if self._stage is not _Stage.NEW:
-                raise ErrPoolState("this pool was started already; create another one for more workers")
-            self._stage = _Stage.STARTING
-            self._started = True
-            self._not_starting.clear()
+        begun = False
         try:
+            with self._mutex:
+                if self._stage is _Stage.STOPPED:
+                    raise ErrPoolState("this pool was shut down; create another one")
+                if self._stage is not _Stage.NEW:
+                    raise ErrPoolState("this pool was started already; create another one for more workers")
+                begun = True
+                self._stage = _Stage.STARTING
+                self._started = True
+                self._not_starting.clear()
             self._start()
         finally:
-            self._not_starting.set()
+            if begun:
+                self._note_how_it_started()
+                self._not_starting.set()
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Let running jobs end, take no new ones, and wait for the workers to end.
@@ -169,7 +174,7 @@ class WorkerPool(Configurable):
         return self._stage is _Stage.STOPPED
 
     def _start(self) -> None:
-        """Connect, start the threads, and undo all of that where something fails."""
+        """Connect and start the threads; undo all of that where something fails, or the pool was stopped meanwhile."""
         sessions: list[Session] = []
         try:
             work_map = checked_work_map(self.work_map)
@@ -180,25 +185,29 @@ class WorkerPool(Configurable):
                 listener.start(sessions[0])
             while sessions and not self._stopped:
                 self._start_worker(work_map, sessions)
-        except BaseException:
-            with self._mutex:
-                if not self._threads and not self._stopped:
-                    self._stage = _Stage.NEW
-                    self._started = False
-                else:
-                    self._stage = _Stage.STOPPED
-            self._ask_to_stop()
-            if self._listener is not None:
-                self._listener.join()
-            raise
+            self._start_has_succeeded = True
         finally:
+            if self._stopped or not self._start_has_succeeded:
+                self._ask_to_stop()
+                if self._listener is not None:
+                    self._listener.join()
             for session in sessions:
                 session.give_back()
+            for loop, thread in zip(self._loops, self._threads, strict=False):
+                if not thread.alive:  # nor will it be; one that has ended gave its session back already
+                    loop.give_session_back()
+
+    def _note_how_it_started(self) -> None:
         with self._mutex:
-            if not self._stopped:
+            if self._stopped:
+                return
+            if self._start_has_succeeded:
                 self._stage = _Stage.RUNNING
-        if self._stopped:
-            self._ask_to_stop()
+            elif self._threads:
+                self._stage = _Stage.STOPPED
+            else:  # it may be tried again
+                self._stage = _Stage.NEW
+                self._started = False
 
     def _start_worker(self, work_map: WorkMap, sessions: list[Session]) -> None:
         """Start a worker on the first of *sessions*, which is its own from then on."""
@@ -207,12 +216,10 @@ class WorkerPool(Configurable):
         name = f"qg-worker-{self.queue}-{len(self._threads) + 1}"
         thread = BackgroundThread(name, loop.run, wake=loop.stop, logger=self._engine.logger)
         self._runners.append(runner)
+        self._loops.append(loop)
         self._threads.append(thread)
-        try:
-            thread.start()
-        finally:
-            if thread.alive:
-                del sessions[0]
+        del sessions[0]
+        thread.start()
 
     def _wait(self, deadline: float | None) -> bool:
         started = self._not_starting.wait(_seconds_until(deadline))

@@ -212,3 +212,26 @@ def test_a_worker_that_waited_while_the_client_was_closed_begins_no_job(
         client.close()
     working.join()
     assert (worked, database.count(), database.locks()) == ([], 2, [])
+
+
+def test_work_one_that_waited_while_the_client_was_closed_begins_no_job(client: qg.Client, database: Database) -> None:
+    worked: list[int] = []
+    outcome: list[BaseException] = []
+    client.enqueue(qg.Job("MyJob"))
+    pid = backend_pid(client)
+    worker = qg.Worker(client, {"MyJob": lambda job: worked.append(job.id)})
+
+    def work() -> None:
+        try:
+            worker.work_one()
+        except qg.ErrClientClosed as error:
+            outcome.append(error)
+
+    with closing(database.connect()) as blocker:
+        blocker.cursor().execute("LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE")
+        working = threading.Thread(target=work)
+        working.start()
+        eventually(lambda: database.is_waiting_for_a_lock(pid))
+        client.close()
+    working.join()
+    assert (len(outcome), worked, database.count(), database.locks()) == (1, [], 1, [])

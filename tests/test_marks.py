@@ -452,3 +452,11 @@ def test_the_marks_of_all_types_of_a_queue_hear_of_a_job_that_is_released(client
             rows_of(client).marks(queue, types).types = types  # type: ignore[attr-defined]
     rows_of(client).note_released(Row(1, "q", 100, "2020-01-01T00:00:00+00:00", "A", "[]", 0, None))
     assert heard == [None, ("A",), ("A", "B")]
+
+
+def test_what_is_known_of_sets_of_types_that_nobody_asks_for_any_more_is_forgotten(client: qg.Client) -> None:
+    rows = rows_of(client)
+    first = rows.marks("", ("first",))
+    for number in range(100):
+        rows.marks("", (f"type {number}",))
+    assert rows.marks("", ("first",)) is not first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -42,7 +43,7 @@ class Stop(BaseException):
     """What somebody's signal handler raises instead of SystemExit."""
 
 
-@pytest.fixture(params=["SystemExit", "Stop", "nested"])
+@pytest.fixture(params=["SystemExit", "Stop", "nested", "reset"])
 def terminate(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """A function that sends us SIGTERM, whose handler wants the process to end."""
 
@@ -51,6 +52,8 @@ def terminate(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
             raise Stop
         if request.param == "nested":
             end()
+        if request.param == "reset":  # so that a second signal changes nothing any more
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit()
 
     def end() -> None:
@@ -125,3 +128,53 @@ def test_a_handler_that_exits_by_itself_fails_its_job_alone(client: qg.Client, d
     fill(database, 1)
     assert qg.Worker(client, {"MyJob": lambda job: sys.exit(3)}).work_one()
     assert first_lines(database) == [(1, 1, "SystemExit: 3")]
+
+
+class Interrupted(qg.Job):
+    """Ctrl-C comes while its failure is recorded."""
+
+    def error(self, message: str) -> None:
+        raise KeyboardInterrupt
+
+
+def write_delete_and_fail(job: qg.Job) -> None:
+    write_and_delete(job)
+    raise LookupError("after all")
+
+
+@each_batch_size
+def test_ctrl_c_while_a_failure_is_recorded_doesnt_commit_what_failed(
+    dsn: str, database: Database, no_hurry: None, batch_size: int
+) -> None:
+    fill(database, 2)
+    with qg.Client(dsn, job_class=Interrupted) as client, pytest.raises(KeyboardInterrupt):
+        qg.Worker(client, {"MyJob": write_delete_and_fail}, batch_size=batch_size).work()
+    assert (first_lines(database), all_written(database)) == ([(1, 0, None), (2, 0, None)], [])
+
+
+def test_nor_does_it_by_hand(dsn: str, database: Database) -> None:
+    fill(database, 1)
+    with (
+        qg.Client(dsn, job_class=Interrupted) as client,
+        pytest.raises(KeyboardInterrupt),
+        client.lock_job() as job,
+    ):
+        write_delete_and_fail(job)
+    assert (first_lines(database), all_written(database), database.locks()) == ([(1, 0, None)], [], [])
+
+
+def test_ctrl_c_while_a_thread_is_started_is_ctrl_c(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def interrupt(thread: threading.Thread) -> None:
+        if thread.name == "qg-batch":
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    fill(database, 5)
+    with pytest.raises(KeyboardInterrupt):
+        qg.Worker(client, {"MyJob": lambda job: None}, batch_size=5).work()
+    assert (len(first_lines(database)), database.locks()) == (5, [])

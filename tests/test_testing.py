@@ -48,3 +48,11 @@ def test_the_protocols_tell_what_fits() -> None:
     assert not isinstance(having("cursor"), qg.Txer)
     assert isinstance(having("cursor", "commit", "rollback", "close"), qg.Conner)
     assert not isinstance(having("cursor", "commit", "rollback"), qg.Conner)
+
+
+def test_a_handler_under_test_may_enqueue_its_own_job_again(client: qg.Client) -> None:
+    conn = MagicMock()
+    job = inject_job_conn(qg.Job("MyJob"), conn)
+    client.enqueue(job)
+    assert (job.id, job.conn) == (1, conn)
+    job.delete()

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,3 +255,21 @@ def test_what_the_source_raises_is_an_outage(network: Network, caplog: pytest.Lo
         network.open()
         eventually(lambda: "outage_over" in caplog.text)
     assert "worker_failed" not in caplog.text
+
+
+def test_a_thread_that_ran_for_long_is_called_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    failures: list[int] = []
+    monkeypatch.setattr("qg.working.threads.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("qg.working.threads.reconnect_pause", lambda count, longest: failures.append(count) or 0.0)
+
+    def run() -> None:
+        clock[0] += 100.0 if len(failures) == 3 else 1.0
+        if len(failures) == 5:
+            return
+        raise KeyError("again")
+
+    thread = BackgroundThread("qg-test", run, wake=lambda: None, logger=LOGGER)
+    thread.start()
+    assert thread.join(PATIENCE)
+    assert failures == [1, 2, 3, 1, 2]

@@ -753,17 +753,16 @@ def test_an_idle_worker_sleeps_a_little_even_if_the_interval_is_0(client: qg.Cli
     assert worker.slept == [0.05, 0.05, 0.05]
 
 
-def test_after_jobs_that_cant_be_recorded_it_sleeps_longer_and_longer(client: qg.Client, database: Database) -> None:
+def test_nor_does_it_run_a_job_that_cant_be_recorded_without_a_pause(client: qg.Client, database: Database) -> None:
     database.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'read only today'; END $$;"
         "CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON que_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     try:
         client.enqueue(qg.Job("MyJob"))
-        worker = Sleepless(client, {"MyJob": print}, interval=0, sleeps=12)
+        runs: list[None] = []
+        worker = Sleepless(client, {"MyJob": lambda job: runs.append(None)}, interval=0, sleeps=6)
         worker.work()
     finally:
         database.query("DROP TRIGGER refuse ON que_jobs; DROP FUNCTION refuse()")
-    pauses = [seconds for seconds in worker.slept if seconds > 0]
-    assert pauses[:4] == [0.05, 0.1, 0.2, 0.4]
-    assert pauses[-1] == 30.0
+    assert len(runs) == len([seconds for seconds in worker.slept if seconds == 0.05]) > 1

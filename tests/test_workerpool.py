@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import selectors
 import signal
 import subprocess
 import sys
@@ -671,5 +672,50 @@ def test_a_start_that_is_interrupted_leaves_nobody_who_listens(
         pool = qg.WorkerPool(client, {}, 2, interval=SOON)
         with pytest.raises(type(trouble)):
             pool.start()
+        eventually(lambda: threads("listener") == [])
+        eventually(lambda: not [query for _, _, query in database.sessions() if query.startswith("LISTEN")])
+
+
+def test_a_start_that_is_interrupted_before_anything_began_can_be_repeated(
+    client: qg.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = qg.WorkerPool(client, {}, 1, interval=SOON)
+    with monkeypatch.context() as patch:
+
+        def interrupt(work_map: qg.WorkMap) -> qg.WorkMap:
+            raise KeyboardInterrupt
+
+        patch.setattr("qg.workerpool.checked_work_map", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.start()
+        assert pool.shutdown(timeout=PATIENCE) is True
+    pool.start()
+    assert pool.shutdown(timeout=PATIENCE) is True
+
+
+def test_ctrl_c_just_after_the_listener_began_leaves_nobody_who_listens(
+    make_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = make_database(migrate=False)
+    qg.migrate(dsn, VERSION, notify=VERSION == 3)
+    start, waiting = threading.Thread.start, threading.Event()
+
+    class Selector(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            waiting.set()
+            return super().select(timeout)
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("qg-listener"):
+            assert waiting.wait(PATIENCE)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with qg.Client(dsn) as client, closing(Database(dsn)) as database:
+        with pytest.raises(KeyboardInterrupt):
+            qg.WorkerPool(client, {}, 2, interval=SOON).start()
         eventually(lambda: threads("listener") == [])
         eventually(lambda: not [query for _, _, query in database.sessions() if query.startswith("LISTEN")])

@@ -87,8 +87,7 @@ class Database:
 
         Raises:
             ErrClientClosed: after close().
-            ErrTable: if the table is none any more that qg works.
-            psycopg2.Error: if the database can't be reached or used.
+            psycopg2.Error: if the database can't be reached or used, or the table is none any more that qg works.
             Exception: what the source raises passes through.
         """
         if not even_if_closed:
@@ -178,9 +177,9 @@ class Database:
             self.recheck_apart(table)
             raise
 
-    def watch(self, watcher: Watcher) -> None:
+    def add_watcher(self, watcher: Watcher) -> None:
         """Call *watcher* whenever the table may be another one, or empty, or the client closed."""
-        self._known.watch(watcher)
+        self._known.add_watcher(watcher)
 
     def call_watchers(self) -> None:
         """Let the watchers look again."""

@@ -45,7 +45,7 @@ class KnownTable:
         with transaction(source) as cur:
             self.table = detect(cur)
 
-    def watch(self, watcher: Watcher) -> None:
+    def add_watcher(self, watcher: Watcher) -> None:
         """Call *watcher* whenever there may be something to see, from any thread."""
         with self._mutex:
             self._watchers.add(watcher)

@@ -73,7 +73,7 @@ def source_from(source: object) -> Source:
     if hasattr(source, "sync_engine"):
         raise ErrUnusable("an AsyncEngine can't be a source; give its sync_engine over psycopg2")
     if hasattr(source, "raw_connection") and hasattr(source, "dialect"):
-        return _Engine(source)
+        return _SQLAlchemyEngine(source)
     if callable(source):
         return _Owned(source)
     raise ErrUnusable(
@@ -219,8 +219,12 @@ class _Pool:
             if not isinstance(conn, connection):
                 self._pool.putconn(conn)
             _accept(conn, self._pool)
-            if _is_fit(conn):
-                return _lease(conn, partial(self._give_back, conn))
+            try:
+                if _is_fit(conn):
+                    return _lease(conn, partial(self._give_back, conn))
+            except BaseException:  # Ctrl-C; nobody else would give it back
+                self._give_back(conn, False)
+                raise
             self._give_back(conn, False)
 
     def _give_back(self, conn: connection, reusable: bool) -> None:
@@ -241,7 +245,7 @@ class _Pool:
         """Nothing: the pool is the caller's."""
 
 
-class _Engine:
+class _SQLAlchemyEngine:
     """A SQLAlchemy engine over psycopg2."""
 
     def __init__(self, engine: Any) -> None:
@@ -256,8 +260,12 @@ class _Engine:
         while True:
             proxy = self._engine.raw_connection()
             conn = _accept(proxy.driver_connection, self._engine)
-            if _is_fit(conn):
-                return _lease(conn, partial(self._give_back, proxy))
+            try:
+                if _is_fit(conn):
+                    return _lease(conn, partial(self._give_back, proxy))
+            except BaseException:  # Ctrl-C; nobody else would give it back
+                self._give_back(proxy, False)
+                raise
             self._give_back(proxy, False)
 
     def _give_back(self, proxy: Any, reusable: bool) -> None:

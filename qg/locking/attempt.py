@@ -186,7 +186,7 @@ class Attempt:
                 self._locked.roll_back()
 
     def fail(self, error: BaseException, set_error: Callable[[str], None]) -> bool:
-        """Carry out what *error* means for the job; return whether that could be written. Never raises.
+        """Carry out what *error* means for the job; return whether that could be written. Raises no Exception.
 
         Where the job's session is gone, or doesn't take it, that happens on a new one: under the
         job's lock taken anew, and only if the row is as it was when it was locked.

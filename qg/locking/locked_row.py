@@ -33,7 +33,8 @@ class LockedRow:
         lock: its lock.
         context: of the client.
         session: where the row is written, and its handler's transaction runs; None means the session
-            that holds the lock. Another one is the caller's, who gives it back.
+            that holds the lock. Another one is the caller's, who gives it back: many rows can be locked on
+            one session then, and each handler that writes has one of its own.
     """
 
     # What each begins with stands here, and not in the constructor: there is one for every job.
@@ -63,7 +64,7 @@ class LockedRow:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open on the session. To ask that is no use of it."""
+        """Whether a transaction is open on the session. Asking that isn't using it."""
         return (self._lock if self._own_session is None else self._own_session).in_transaction
 
     def delete(self) -> None:
@@ -190,7 +191,7 @@ class LockedRow:
     def let_go(self) -> None:
         """Roll back what is open, and release the lock.
 
-        No failure is raised: a session that can't do it is closed, which does it too.
+        A session that can't do it is closed, which does it too. Ctrl-C passes on after that; no failure does.
         """
         try:
             if self.session.in_transaction:

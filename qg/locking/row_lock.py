@@ -57,16 +57,17 @@ class RowLock:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open on the session. To ask that is no use of it."""
+        """Whether a transaction is open on the session. Asking that isn't using it: before_use isn't called."""
         return self._session.in_transaction
 
     def release(self) -> None:
         """Unlock, and give the session back unless it is lent.
 
-        No failure is raised: what can't be unlocked is unlocked by closing the session.
+        What can't be unlocked is unlocked by closing the session. Ctrl-C passes on after that; no failure does.
         """
-        session = self.session
+        session = self._session
         try:
+            session = self.session
             if not session.idle:
                 session.close_now()
             elif not session.run(self._unlock, (self._id,))[0][0]:

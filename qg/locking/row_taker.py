@@ -21,8 +21,10 @@ __all__ = ["RowTaker", "Taken"]
 
 _Types: TypeAlias = "tuple[str, ...] | None"
 
-# Of so many queues a client knows where walks begin. What it forgets, the next walk there learns anew.
+# Of so many queues, and in each of so many sets of types, a client knows where walks begin. What it forgets,
+# the next walk there learns anew.
 _MOST_QUEUES = 1000
+_MOST_TYPES = 20
 
 
 class Taken(NamedTuple):
@@ -69,6 +71,8 @@ class RowTaker:
             marks = of_queue.get(types)
             if marks is None:
                 marks = of_queue[types] = Marks()
+                if len(of_queue) > _MOST_TYPES:
+                    del of_queue[next(iter(of_queue))]
             return marks
 
     def take(

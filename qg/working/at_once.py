@@ -1,4 +1,4 @@
-"""Jobs that run inside enqueue(), for development: no worker, no row, the same handlers."""
+"""AtOnce: jobs that run inside enqueue(), for development. No worker, no row, the same handlers."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ class Batch:
             self._wanted = max(self._ran, 1)
         if not (returned or waiting):
             return
-        table = self._engine.database.table
+        table = self._engine.database.table  # another one than when they were taken, perhaps
         rows = [each.locked.row for each in returned]
         try:
             if not self._engine.rows.release(self.session, table, rows, waiting):

@@ -71,12 +71,17 @@ class JobTaker:
 
         Raises:
             ErrAgain, psycopg2.Error: as take().
+            ErrClientClosed: if the client was closed meanwhile; nothing is locked then.
         """
         try:
-            return self._take_plainly(session, table, queue, order, types, lent)
+            job = self._take_plainly(session, table, queue, order, types, lent)
         except STALE:
             _unlock_everything(session)
             raise
+        if job is not None and self._context.database.closed:
+            job.done()
+            self._context.database.require_open()
+        return job
 
     def _take_plainly(
         self,

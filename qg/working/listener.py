@@ -58,7 +58,7 @@ class Listener:
 
     def start(self, session: Session) -> None:
         """Listen from now on if the table notifies, or log why that can't be; *session* is asked if it does."""
-        self._database.watch(self)
+        self._database.add_watcher(self)
         table = self._database.table
         try:
             if session.run(table.notifies)[0][0]:
@@ -67,8 +67,10 @@ class Listener:
                 self._not_listening_to = table
             self._thread.start()
         except BaseException:
-            self._hang_up()
-            self._pipe.close()
+            self._thread.stop()
+            if not self._thread.alive:  # which does both at its end
+                self._hang_up()
+                self._pipe.close()
             raise
 
     def recheck(self) -> None:

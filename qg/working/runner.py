@@ -35,15 +35,11 @@ class Runner:
     Args:
         work_map: from job type to handler.
         logger: where it is told how each job went.
-
-    Attributes:
-        unrecorded: of how many jobs in a row, up to the last one, it couldn't be written what became of them.
     """
 
     def __init__(self, work_map: WorkMap, logger: Logger) -> None:
         self.work_map = work_map
         self._logger = logger
-        self.unrecorded = 0
         self._current: Job | None = None
 
     def run(self, job: Job, complete: Callable[[Job, Attempt], bool]) -> bool:
@@ -72,12 +68,14 @@ class Runner:
                     return True
             except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker
                 if ends_process(error):
-                    attempt.abandon()
                     raise
                 failure = error
             finally:
                 running_here.reset(here)
             return self.settle(job, attempt, failure, time.monotonic() - began)
+        except BaseException:
+            attempt.abandon()  # what the job wrote may not be committed by done()
+            raise
         finally:
             self._current = None
             job.done()
@@ -85,7 +83,6 @@ class Runner:
     def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
         recorded = error is None or attempt.fail(error, job.error)
-        self.unrecorded = 0 if recorded else self.unrecorded + 1
         if attempt.observer is not None:
             attempt.observer.settled(error)
         self._log(job, attempt.row.id, attempt.state, error, seconds)

@@ -13,9 +13,6 @@ from qg.failures import Logger
 
 __all__ = ["BackgroundThread", "WakeUp", "join_all"]
 
-# After a fault a thread goes on, but no faster than this.
-_LONGEST_PAUSE_SECONDS = 30.0
-
 
 class WakeUp:
     """Ends the sleep of one thread.
@@ -28,11 +25,11 @@ class WakeUp:
         self._given: queues.SimpleQueue[None] = queues.SimpleQueue()
 
     def give(self) -> None:
-        """End the sleep, or the next one if nobody sleeps. Safe in a signal handler."""
+        """End the sleep, or the next one if nobody sleeps; each call ends one. Safe in a signal handler."""
         self._given.put(None)
 
     def wait(self, seconds: float | None) -> bool:
-        """Sleep until give() is called, or has been since the last wait; return False after *seconds* without."""
+        """Sleep until give() is called, unless it was already; return False after *seconds* without it."""
         try:
             self._given.get(timeout=seconds)
         except queues.Empty:
@@ -49,15 +46,25 @@ class BackgroundThread:
     Args:
         name: of the thread.
         run: does the thread's work; returns soon after ``stopping`` has become true.
-        wake: ends whatever *run* waits for. Must be safe in a signal handler.
+        wake: ends whatever *run* waits for. Where a signal handler may call stop(), it must be safe there.
         logger: where faults go.
+        longest_pause: seconds until *run* is called again at the latest.
     """
 
-    def __init__(self, name: str, run: Callable[[], None], *, wake: Callable[[], None], logger: Logger) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], None],
+        *,
+        wake: Callable[[], None],
+        logger: Logger,
+        longest_pause: float = 30.0,
+    ) -> None:
         self._name = name
         self._run = run
         self._wake = wake
         self._logger = logger
+        self._longest_pause = longest_pause
         self._stopping = False
         self._pause = WakeUp()
         self._thread: threading.Thread | None = None
@@ -101,21 +108,26 @@ class BackgroundThread:
             return True
         if self._thread is threading.current_thread():
             return False
-        self._thread.join(timeout)
+        try:
+            self._thread.join(timeout)
+        except RuntimeError:  # Ctrl-C came before it began
+            return True
         return not self._thread.is_alive()
 
     def _live(self) -> None:
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 self._run()
                 return
             except BaseException:  # whatever it is, this thread still has its work to do
-                failures += 1
                 self._log_failure()
             if self._stopping:
                 return
-            self._pause.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
+            # One that ran for long has no part in what failed before.
+            failures = 1 if time.monotonic() - began > self._longest_pause else failures + 1
+            self._pause.wait(reconnect_pause(failures, self._longest_pause))
 
     def _log_failure(self) -> None:
         try:

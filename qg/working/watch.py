@@ -11,6 +11,8 @@ from qg.working.threads import BackgroundThread
 __all__ = ["Watch"]
 
 _WATCH_SECONDS = 0.03
+# After a fault; what it watches waits for it.
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 class Watch:
@@ -20,7 +22,9 @@ class Watch:
         self._look_at = look
         self._busy = threading.Event()
         self._ended = threading.Event()
-        self._thread = BackgroundThread("qg-batch", self._run, wake=self._busy.set, logger=logger)
+        self._thread = BackgroundThread(
+            "qg-batch", self._run, wake=self._busy.set, logger=logger, longest_pause=_LONGEST_PAUSE_SECONDS
+        )
 
     def begin(self) -> None:
         """Look from now on."""

@@ -28,8 +28,6 @@ __all__ = ["Outcome", "WorkLoop"]
 
 # An interval of 0 makes no hot loop.
 _SHORTEST_SLEEP_SECONDS = 0.05
-# The longest pause after jobs whose error couldn't be written, if the interval isn't longer.
-_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Outcome(Enum):
@@ -120,7 +118,7 @@ class WorkLoop:
         self._wake_up.give()
 
     def give_session_back(self) -> None:
-        """Give the session back; for one that run() wasn't called for, too."""
+        """Give the session back; for a loop that run() wasn't called for, too."""
         session, self.session = self.session, None
         if session is not None:
             session.give_back()
@@ -174,8 +172,7 @@ class WorkLoop:
                 self._close_session()
             case Outcome.UNRECORDED:
                 self._end_outage()
-                longer = reconnect_pause(max(self._runner.unrecorded, 1), _LONGEST_PAUSE_SECONDS)
-                self._pause(max(self._interval, longer))
+                self._pause(self._interval)
             case Outcome.OUTAGE | Outcome.FAULT:
                 self._close_session()
                 self._failures += 1
@@ -231,13 +228,9 @@ class WorkLoop:
     def _take_plainly(self, session: Session, table: Table) -> Job | None:
         session.make_ready_for_handler()
         types = self._options.types(self._runner.work_map)
-        job = self._engine.jobs.take_plainly(
+        return self._engine.jobs.take_plainly(
             session, table, self._options.queue, self._options.poll_strategy, types, lent=True
         )
-        if job is not None and self._database.closed:  # while it was taken
-            job.done()
-            self._database.require_open()
-        return job
 
     def _is_migrated(self, table: Table) -> bool:
         """Whether a statement failed only because *table* was migrated; nothing is locked on the session then."""
