@@ -388,6 +388,7 @@ class Walks:
     def close(self) -> None:
         self.let_go()
         self.session.close_now()
+        eventually(lambda: self._database.locks() == [], "the end of the session's locks")
 
     def _now(self) -> datetime:
         return self._database.value("SELECT clock_timestamp()")
