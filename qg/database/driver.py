@@ -7,13 +7,15 @@ from contextlib import suppress
 
 import psycopg2
 from psycopg2.extensions import (
+    STATUS_IN_TRANSACTION,
+    TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
     connection,
     cursor,
 )
 
-__all__ = ["close", "commit", "is_quiet", "plain_cursor", "rollback"]
+__all__ = ["close", "commit", "is_quiet", "notice_end", "plain_cursor", "rollback"]
 
 
 def commit(conn: connection) -> None:
@@ -40,6 +42,21 @@ def _end_by_hand(conn: connection, command: str) -> None:
     if conn.info.transaction_status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
         with plain_cursor(conn) as cur:
             cur.execute(command)
+
+
+def notice_end(conn: connection) -> None:
+    """Let psycopg2 know of it if a COMMIT, ROLLBACK or PREPARE TRANSACTION as text has ended the transaction.
+
+    psycopg2 reads no SQL and goes on believing that one is open. Then it refuses to change its mode, and begins
+    no transaction for the next statement, which the server commits at once. Two round trips if it is so,
+    otherwise none.
+    """
+    if conn.closed or conn.status != STATUS_IN_TRANSACTION or conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        return
+    with plain_cursor(conn) as cur:
+        # Without this the server would write into its log, for each job, that there is nothing to roll back.
+        cur.execute("BEGIN")
+    conn.rollback()
 
 
 def plain_cursor(conn: connection) -> cursor:

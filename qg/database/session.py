@@ -19,7 +19,7 @@ from psycopg2.extensions import (
 )
 from psycopg2.sql import SQL, Identifier
 
-from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
+from qg.database.driver import close, commit, is_quiet, notice_end, plain_cursor, rollback
 from qg.database.sources import Lease
 from qg.tables import Statement, Table, detect
 from qg.tables.locking import DELETE_JOBS, PREPARED_NAMES, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT, UNLOCK_JOB
@@ -171,8 +171,9 @@ class Session:
     def run_in_transaction(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* in the open transaction and return its rows.
 
-        In full, since a handler's transaction is lost if the prepared statement is.
+        In full, since a handler's transaction is lost if the prepared statement is. Where none is open, one begins.
         """
+        notice_end(self.conn)
         return self._fetch(statement.plain_sql, params)
 
     def commit(self) -> None:
@@ -276,6 +277,7 @@ class Session:
 
     @contextmanager
     def _for_now_in_autocommit(self) -> Iterator[None]:
+        notice_end(self.conn)
         self.conn.autocommit = True
         try:
             yield
@@ -302,6 +304,7 @@ class _Mode(NamedTuple):
         return cls(conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
 
     def apply(self, conn: connection, *, autocommit: bool) -> None:
+        notice_end(conn)
         if _Mode.of(conn) == self._replace(autocommit=autocommit):
             return
         conn.set_session(

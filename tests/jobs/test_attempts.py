@@ -118,20 +118,27 @@ def test_a_failed_attempt_leaves_no_writes_and_its_history_is_committed_with_the
     assert retry == recorded
 
 
+@pytest.mark.parametrize("as_text", [False, True])
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_job_func_that_ends_its_jobs_transaction_fails_and_is_told_so(
-    queue: jobs.PostgresJobs, users: Database, ending: str
+    queue: jobs.PostgresJobs, users: Database, caplog: pytest.LogCaptureFixture, ending: str, as_text: bool
 ):
     @queue.register_job_func
     def greet(ctx: jobs.Context, job: Greet) -> None:
         insert(ctx, job.user)
-        getattr(ctx.tx, ending)()
+        if as_text:
+            ctx.tx.cursor().execute(ending)
+        else:
+            getattr(ctx.tx, ending)()
 
     queue.enqueue(Greet(7))
     work_one(queue)
     ((_, _, success, error),) = history(users)
     assert not success
     assert error.startswith("qg.jobs.errors.ErrJobFuncFailed: it ended the transaction of its job; leave commit()")
+    ((retry, recorded),) = users.query("SELECT job.xmin::text, h.xmin::text FROM que_jobs job, qg_jobs_history h")
+    assert retry == recorded
+    assert not [record for record in caplog.records if record.message.startswith("session_given_up")]
 
 
 def test_a_swallowed_database_error_is_a_failure_after_which_nothing_stays(queue: jobs.PostgresJobs, users: Database):
