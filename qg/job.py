@@ -37,7 +37,8 @@ class Job:
 
     Leaving the block calls :meth:`done`. An exception first becomes the job's error and passes on;
     :class:`qg.Reschedule` and :class:`qg.Discard` are carried out and end there. Ctrl-C only
-    releases the job. Its methods may be called from any thread.
+    releases the job. Its methods may be called from any thread. In a process that is forked meanwhile
+    the job is the parent's: there it has no connection, and done() and the end of the block do nothing.
 
     Attributes:
         type: the name of the handler; Ruby's job_class.
@@ -169,7 +170,7 @@ class Job:
 
         Commits an open transaction in which delete() or finish() ran, and rolls back any other.
         Unlocks after that, and even if that failed. May be called again, and from several threads:
-        only the first call does anything.
+        only the first call does anything. In a process that was forked meanwhile it does nothing.
 
         Raises:
             psycopg2.Error: if the commit it owes fails; nothing is lost, the job is still there.
@@ -208,6 +209,11 @@ class Job:
     def _held(self, method: str) -> Iterator[Attempt | InjectedAttempt]:
         """Within the block, nobody else does anything with the job; raises ErrNotLocked if it isn't locked."""
         attempt = self._attempt
+        if attempt is not None and attempt.forked:
+            raise ErrNotLocked(
+                f"can't {method} {self!r}: this process was forked from the one that locked it; "
+                "leave the job to that one, or get another from lock_job()"
+            )
         if attempt is not None:
             with attempt.mutex:
                 if attempt.held:

@@ -12,7 +12,7 @@ from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Function, Functions
 from qg.verdicts import Discard, Reschedule
-from qg.working.handlers import run_to_end, unknown_type
+from qg.working.handlers import run_handler, unknown_type
 
 __all__ = ["read_envelope", "run_job_func"]
 
@@ -76,4 +76,4 @@ def _call(function: Function, context: Context, payload: Any, scope: JobScope) -
     current_user.set(context.user_id)
     current_tx.set(None)
     current_scope.set(scope)
-    run_to_end(function.call(context, payload))
+    run_handler(function.call, context, payload)

@@ -12,6 +12,7 @@ from psycopg2.extensions import connection
 from qg.database.known_table import MIGRATED
 from qg.errors import ErrJobGone, ErrNotLocked
 from qg.failures import describe
+from qg.forks import process_number
 from qg.locking.locked_row import LockedRow
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
@@ -89,11 +90,20 @@ class Attempt:
         self.row: Row = locked.row
         self.mutex = threading.RLock()
         self._locked = locked
+        self._process = process_number()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from the one whose attempt it is. The lock and the session are the parent's.
+
+        The mutex is as some thread of the parent had it, so nothing here may wait for it.
+        """
+        return self._process != process_number()
 
     @property
     def conn(self) -> connection | None:
-        """The connection for the job's statements; None when the lock isn't held."""
-        return self._locked.session.conn if self.held else None
+        """The connection for the job's statements; None when the lock isn't held, and in a forked process."""
+        return self._locked.session.conn if self.held and not self.forked else None
 
     @property
     def tx(self) -> connection | None:
@@ -123,11 +133,13 @@ class Attempt:
     def done(self) -> None:
         """Commit an open transaction in which the row was settled, roll back any other, and release the lock.
 
-        A second call does nothing.
+        A second call does nothing, nor does one in a forked process.
 
         Raises:
             psycopg2.Error: if the commit fails; the lock is released all the same.
         """
+        if self.forked:
+            return
         with self.mutex:
             if not self.held:
                 return
@@ -181,6 +193,8 @@ class Attempt:
 
     def abandon(self) -> None:
         """Undo what isn't committed yet, so that done() has nothing to commit: nobody has settled the job."""
+        if self.forked:
+            return
         with self.mutex:
             if self.held:
                 self._locked.roll_back()
@@ -195,6 +209,8 @@ class Attempt:
             error: a failure or a verdict.
             set_error: records a failure on the job, for its class may do more than set_error() does.
         """
+        if self.forked:
+            return False
         with self.mutex:
             if self.state is State.RETURNED or (not self.held and self.state in _RECORDED):
                 return True  # there is nothing to record, or a block of the handler's own has recorded it
@@ -256,6 +272,7 @@ class InjectedAttempt:
 
     row: None = None
     observer: None = None
+    forked = False
 
     def __init__(self) -> None:
         self.conn: Any = None

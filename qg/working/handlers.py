@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
+from qg.forks import end_if_forked, process_number
 from qg.job import Job
 
-__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "run_to_end", "unknown_type"]
+__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "run_handler", "unknown_type"]
 
 WorkFunc = Callable[[Job], object]
 """Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
@@ -54,7 +55,7 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     handler = work_map.get(job.type)
     if handler is None:
         raise unknown_type(job)
-    run_to_end(handler(job))
+    run_handler(handler, job)
 
 
 def unknown_type(job: Job) -> PlainFailure:
@@ -62,8 +63,27 @@ def unknown_type(job: Job) -> PlainFailure:
     return PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
 
 
-def run_to_end(result: object) -> None:
-    """See to it that a handler which returned *result* has done its work: run a coroutine to its end.
+def run_handler(handler: Callable[..., object], *arguments: object) -> None:
+    """Call *handler* and see to it that it has done its work: run a coroutine to its end.
+
+    Where the handler has forked, the child ends here. What follows would be the work of a second worker,
+    on the connection of the first.
+
+    Raises:
+        TypeError: if the handler is a generator in disguise.
+        BaseException: whatever the handler raises.
+    """
+    here = process_number()
+    try:
+        _run_to_end(handler(*arguments))
+    except BaseException as error:
+        end_if_forked(here, error)
+        raise
+    end_if_forked(here)
+
+
+def _run_to_end(result: object) -> None:
+    """Run what a handler returned, if it is a coroutine.
 
     Raises:
         TypeError: if *result* is a generator.
@@ -78,8 +98,16 @@ def run_to_end(result: object) -> None:
 
 
 def _run_coroutine(awaitable: Awaitable[object]) -> None:
+    here = process_number()
+
     async def wait() -> None:
-        await awaitable
+        # Behind this the event loop is closed, and a child shares its selector with the parent.
+        try:
+            await awaitable
+        except BaseException as error:
+            end_if_forked(here, error)
+            raise
+        end_if_forked(here)
 
     if not _in_event_loop():
         asyncio.run(wait())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -139,6 +141,33 @@ def test_a_job_func_that_ends_its_jobs_transaction_fails_and_is_told_so(
     ((retry, recorded),) = users.query("SELECT job.xmin::text, h.xmin::text FROM que_jobs job, qg_jobs_history h")
     assert retry == recorded
     assert not [record for record in caplog.records if record.message.startswith("session_given_up")]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("status", [None, 7])
+def test_the_child_of_a_job_func_that_forks_ends_there(queue: jobs.PostgresJobs, users: Database, status: int | None):
+    tester, statuses = os.getpid(), []
+
+    @queue.register_job_func
+    async def greet(ctx: jobs.Context, job: Greet) -> None:
+        child = os.fork()
+        if child == 0:
+            if status is not None:
+                sys.exit(status)
+            return
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        insert(ctx, job.user)
+
+    queue.enqueue(Greet(7))
+    try:
+        work_one(queue)
+    finally:
+        if os.getpid() != tester:
+            os._exit(99)
+    assert statuses == [status or 0]
+    assert users.query("SELECT * FROM users") == [(7,)]
+    assert [success for *_, success, _ in history(users)] == [True]
+    assert users.count() == 0
 
 
 def test_a_swallowed_database_error_is_a_failure_after_which_nothing_stays(queue: jobs.PostgresJobs, users: Database):
