@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import traceback
 from typing import Any, TypeAlias
 
@@ -12,13 +13,17 @@ from psycopg2.extensions import connection
 
 from qg.backoff import MAX_SECONDS, Backoff, exponential
 
-__all__ = ["Logger", "PlainFailure", "describe", "headline", "one_line", "seconds_until_retry", "storable"]
+__all__ = ["Logger", "PlainFailure", "describe", "headline", "one_line", "printable", "seconds_until_retry", "storable"]
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 # As many characters as Ruby Que's tables keep of each from version 4 on.
 _MAX_MESSAGE = 500
 _MAX_TRACEBACK = 10_000
+
+# What ends a line somewhere, or does something to the terminal that shows it: control characters, U+2028 and U+2029,
+# marks that turn the direction of writing, and lone surrogates, which no log file holds.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PlainFailure(Exception):  # noqa: N818 - the text in last_error is all there is to it
@@ -60,7 +65,21 @@ def one_line(error: BaseException) -> str:
     Of the server's errors the message alone: the rest quotes the statement, and values in it.
     """
     primary = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    return " ".join((primary or str(error)).split())
+    return printable(" ".join((primary or str(error)).split()))
+
+
+def printable(text: object) -> str:
+    """Return *text* for a log line, which it can't end and no terminal obeys: control characters are escaped.
+
+    Types, queues and the words of an error come from whoever can enqueue. Each of them that is logged
+    passes through here.
+    """
+    text = str(text)
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode("ascii")
 
 
 def seconds_until_retry(backoff: Backoff, error_count: int, logger: Logger) -> float:

@@ -7,6 +7,7 @@ import threading
 from qg.client import Client, engine_of
 from qg.database.outage import Outage
 from qg.errors import ErrInvalidOption, ErrPoolState
+from qg.failures import printable
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
 from qg.working.handlers import WorkMap, checked_work_map
@@ -105,7 +106,7 @@ class Worker(Configurable):
                 ),
             )
             if job is None:
-                self._engine.logger.debug("no_job queue=%s", options.queue)
+                self._engine.logger.debug("no_job queue=%s", printable(options.queue))
             else:
                 self._runner.run(job, complete_now)
         except BaseException:

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2.extensions import connection
 
 from qg.errors import ErrInvalidOption
-from qg.failures import Logger
+from qg.failures import Logger, printable
 
 __all__ = [
     "CTX_JOB_ID",
@@ -64,7 +64,7 @@ class JobLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it has no p
         """Return *msg* with the job's id and type behind it."""
         job = dict(self.extra or {})
         kwargs["extra"] = {**(kwargs.get("extra") or {}), **job}
-        return _Line(msg, " ".join(f"{key}={value}" for key, value in job.items())), kwargs
+        return _Line(msg, " ".join(f"{key}={printable(value)}" for key, value in job.items())), kwargs
 
 
 class JobScope:

@@ -11,7 +11,7 @@ from opentelemetry.trace import TracerProvider
 
 from qg.backoff import Backoff, exponential
 from qg.enqueuing.fields import decode
-from qg.failures import Logger, describe, headline, seconds_until_retry
+from qg.failures import Logger, describe, headline, printable, seconds_until_retry
 from qg.job import Job, note_row
 from qg.jobs.context import JobScope
 from qg.jobs.envelope import PersistencePayload
@@ -101,7 +101,9 @@ class MemoryQueue(BaseQueue):
         self._stop_threads()
         ended = join_all(self._threads, timeout)
         for row in self._memory.attempted():
-            self._logger.warning("still_running id=%d type=%s: it hadn't ended at shutdown", row.id, row.type)
+            self._logger.warning(
+                "still_running id=%d type=%s: it hadn't ended at shutdown", row.id, printable(row.type)
+            )
         return ended
 
     def _stop_threads(self) -> None:
@@ -159,13 +161,15 @@ class MemoryQueue(BaseQueue):
 
     def _log(self, row: Row, error: BaseException | None) -> None:
         if error is None:
-            self._logger.info("job_worked id=%d type=%s", row.id, row.type)
+            self._logger.info("job_worked id=%d type=%s", row.id, printable(row.type))
         elif isinstance(error, Discard):
-            self._logger.warning("job_discarded id=%d type=%s: %s", row.id, row.type, error)
+            self._logger.warning("job_discarded id=%d type=%s: %s", row.id, printable(row.type), printable(error))
         elif isinstance(error, Reschedule):
-            self._logger.info("job_rescheduled id=%d type=%s: %s", row.id, row.type, error)
+            self._logger.info("job_rescheduled id=%d type=%s: %s", row.id, printable(row.type), printable(error))
         else:
-            self._logger.error("job_failed id=%d type=%s: %s", row.id, row.type, headline(error), exc_info=error)
+            self._logger.error(
+                "job_failed id=%d type=%s: %s", row.id, printable(row.type), printable(headline(error)), exc_info=error
+            )
 
 
 class _Outbox(list["tuple[MemoryStore, list[Row]]"]):

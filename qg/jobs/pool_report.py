@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from qg.client import Client, engine_of
-from qg.failures import Logger, one_line
+from qg.failures import Logger, one_line, printable
 from qg.jobs.envelope import git_hash
 from qg.jobs.functions import Functions
 from qg.jobs.tables import REPORT_POOL
@@ -56,7 +56,7 @@ class PoolReport:
             try:
                 self._write(0)
             except Exception as error:  # of psycopg2 or of the source; the row tells when it was last written
-                self._logger.warning("report_failed pool=%s: %s", self._name, one_line(error))
+                self._logger.warning("report_failed pool=%s: %s", printable(self._name), one_line(error))
 
     def _write(self, workers: int) -> None:
         with engine_of(self._client).database.session() as session:

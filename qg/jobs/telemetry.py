@@ -22,7 +22,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from qg.failures import Logger
+from qg.failures import Logger, printable
 from qg.job import Job
 from qg.jobs.envelope import PersistencePayload
 from qg.verdicts import Discard, Reschedule
@@ -88,7 +88,7 @@ class JobSpan:
         try:
             self._begin(job, envelope.ctx.carrier if envelope else {})
         except Exception:  # of somebody's span processor
-            self._logger.exception("telemetry_failed type=%s", self._job_type)
+            self._logger.exception("telemetry_failed type=%s", printable(self._job_type))
 
     def _begin(self, job: Job, headers: Mapping[str, str]) -> None:
         self._telemetry.locked.add(1, {"job_type": job.type, "success": True})
@@ -122,7 +122,7 @@ class JobSpan:
         try:
             self._end(error)
         except Exception:  # of somebody's span processor
-            self._logger.exception("telemetry_failed type=%s", self._job_type)
+            self._logger.exception("telemetry_failed type=%s", printable(self._job_type))
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, (Reschedule, Discard)):

@@ -8,7 +8,7 @@ from typing import cast
 from qg.database.foreign import Conner, queryer_in, rows_in
 from qg.database.session import Session
 from qg.enqueuing.fields import decode
-from qg.failures import Logger
+from qg.failures import Logger, printable
 from qg.job import Job, attempt_of
 from qg.locking.attempt import State
 from qg.tables import Draft, Row, Table, iso_text
@@ -42,7 +42,7 @@ class AtOnce:
         try:
             call_handler(self._work_map, job)
             if attempt is not None and attempt.state in (State.FAILED, State.EXPIRED):
-                self._logger.error("job_failed type=%s: its handler called error() or expire()", job.type)
+                self._logger.error("job_failed type=%s: its handler called error() or expire()", printable(job.type))
             elif session.in_transaction:
                 session.commit()
         except Discard as verdict:
@@ -84,7 +84,7 @@ class AtOnce:
         return job
 
     def _log_discarded(self, job: Job, verdict: Discard) -> None:
-        self._logger.warning("job_discarded type=%s reason=%s", job.type, verdict.reason)
+        self._logger.warning("job_discarded type=%s reason=%s", printable(job.type), printable(verdict.reason))
 
 
 def _at(verdict: Reschedule, draft: Draft) -> Draft:

@@ -13,7 +13,7 @@ import psycopg2
 from qg.database.known_table import STALE
 from qg.database.session import Session
 from qg.errors import ErrAgain
-from qg.failures import one_line
+from qg.failures import one_line, printable
 from qg.job import Job, deletes_plainly
 from qg.locking.attempt import Attempt, State
 from qg.locking.locked_row import LockedRow
@@ -310,7 +310,7 @@ class Batch:
         try:
             self._engine.rows.release(self.session, self._engine.database.table, (), rows)
         except psycopg2.Error as error:
-            self._engine.logger.warning("release_failed queue=%s: %s", self._options.queue, one_line(error))
+            self._engine.logger.warning("release_failed queue=%s: %s", printable(self._options.queue), one_line(error))
             self.session.close_now()
 
     def _empty_out(self) -> tuple[list[_Returned], LockedRow | None]:
@@ -329,7 +329,7 @@ class Batch:
             if isinstance(error, STALE):
                 self._engine.database.recheck(table, self.session)
         except psycopg2.Error as trouble:
-            self._engine.logger.warning("table_unknown queue=%s: %s", self._options.queue, one_line(trouble))
+            self._engine.logger.warning("table_unknown queue=%s: %s", printable(self._options.queue), one_line(trouble))
 
     def _delete_each(self, returned: list[_Returned], cause: psycopg2.Error | None = None) -> bool:
         """Delete jobs one by one, after *cause* kept us from it for all; return whether any was still there."""

@@ -6,7 +6,7 @@ from qg.database.known_table import STALE
 from qg.database.session import Session
 from qg.enqueuing.fields import decode
 from qg.errors import ErrAgain
-from qg.failures import describe
+from qg.failures import describe, printable
 from qg.job import Job, bind
 from qg.locking.attempt import Attempt
 from qg.locking.context import LockContext
@@ -124,7 +124,7 @@ class JobTaker:
             if row.kwargs != "{}" or row.tags != "[]":
                 job.kwargs, job.tags = decode(row.kwargs), decode(row.tags)
         except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
-            self._context.logger.exception("job_unreadable id=%d type=%s", row.id, row.type)
+            self._context.logger.exception("job_unreadable id=%d type=%s", row.id, printable(row.type))
             locked.set_error(describe(error))
             locked.session.run(UNLOCK_JOB, (row.id,))
             return None

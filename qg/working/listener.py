@@ -9,7 +9,7 @@ from contextlib import suppress
 from qg.backoff import reconnect_pause
 from qg.database.session import Session
 from qg.errors import ErrClientClosed, ErrTooFewConnections
-from qg.failures import one_line
+from qg.failures import one_line, printable
 from qg.tables import Table
 from qg.working.engine import Engine
 from qg.working.sleepers import Sleepers
@@ -110,7 +110,7 @@ class Listener:
             self._database.logger.warning(
                 "not_listening queue=%s: %s; a pool listens on one connection more than it has workers, "
                 "and polls where there is none",
-                self._queue,
+                printable(self._queue),
                 one_line(error),
             )
             self._close_session()
@@ -133,7 +133,9 @@ class Listener:
                 self._close_session()
                 failures += 1
                 if failures == 1 and not self._ended:
-                    self._database.logger.warning("listening_interrupted queue=%s: %s", self._queue, one_line(error))
+                    self._database.logger.warning(
+                        "listening_interrupted queue=%s: %s", printable(self._queue), one_line(error)
+                    )
                 self._wait(reconnect_pause(failures, self._longest_pause))
 
     def _connect(self, table: Table) -> Session | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from qg.failures import Logger, PlainFailure, headline
+from qg.failures import Logger, PlainFailure, headline, printable
 from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt, State
 from qg.signals import ends_process
@@ -92,20 +93,27 @@ class Runner:
         """Name the job that runs, if one does, in the log."""
         job = self._current
         if job is not None:
-            self._logger.warning("still_running id=%d type=%s: it hadn't ended at shutdown", job.id, job.type)
+            self._logger.warning(
+                "still_running id=%d type=%s: it hadn't ended at shutdown", job.id, printable(job.type)
+            )
 
     def _log(self, job: Job, number: int, state: State, error: BaseException | None, seconds: float) -> None:
         if state is State.GONE:
             return  # the row said so when it was to be settled
         if isinstance(error, Discard):
-            self._logger.warning("job_discarded id=%d type=%s: %s", number, job.type, error)
+            self._logger.warning("job_discarded id=%d type=%s: %s", number, printable(job.type), printable(error))
         elif state is State.RESCHEDULED:
-            self._logger.info("job_rescheduled id=%d type=%s: %s", number, job.type, error or "by its handler")
+            self._logger.info(
+                "job_rescheduled id=%d type=%s: %s", number, printable(job.type), printable(error or "by its handler")
+            )
         elif state in (State.DELETED, State.FINISHED) and error is None:
-            self._logger.info("job_worked id=%d type=%s seconds=%.3f", number, job.type, seconds)
+            if self._logger.isEnabledFor(logging.INFO):  # most jobs come by here
+                self._logger.info("job_worked id=%d type=%s seconds=%.3f", number, printable(job.type), seconds)
         elif state is State.EXPIRED and error is None:
-            self._logger.error("job_expired id=%d type=%s: by its handler", number, job.type)
+            self._logger.error("job_expired id=%d type=%s: by its handler", number, printable(job.type))
         else:
             line = headline(error) if error else (job.last_error or "").split("\n", 1)[0]
             trace = None if isinstance(error, PlainFailure) else error
-            self._logger.error("job_failed id=%d type=%s: %s", number, job.type, line, exc_info=trace)
+            self._logger.error(
+                "job_failed id=%d type=%s: %s", number, printable(job.type), printable(line), exc_info=trace
+            )

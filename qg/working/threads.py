@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from qg.backoff import reconnect_pause
-from qg.failures import Logger
+from qg.failures import Logger, printable
 
 __all__ = ["BackgroundThread", "WakeUp", "join_all"]
 
@@ -131,7 +131,7 @@ class BackgroundThread:
 
     def _log_failure(self) -> None:
         try:
-            self._logger.exception("thread_failed name=%s: it goes on", self._name)
+            self._logger.exception("thread_failed name=%s: it goes on", printable(self._name))
         except BaseException:  # the logger itself raises, so the traceback goes to where there is no logger
             traceback.print_exc()
 

@@ -13,6 +13,7 @@ from qg.database.known_table import STALE
 from qg.database.outage import Outage
 from qg.database.session import Session
 from qg.errors import ErrAgain, ErrClientClosed
+from qg.failures import one_line, printable
 from qg.job import Job
 from qg.locking.attempt import Attempt
 from qg.tables import Table
@@ -133,11 +134,11 @@ class WorkLoop:
             self._due = batch.seconds_until_next
             return outcome
         except ErrClientClosed:
-            self._engine.logger.warning("worker_ends queue=%s: its client was closed", self._options.queue)
+            self._engine.logger.warning("worker_ends queue=%s: its client was closed", printable(self._options.queue))
             return Outcome.CLOSED
         except ErrAgain as error:
             # Others settle the jobs faster than we can lock one, or none of them can be read.
-            self._engine.logger.info("no_job queue=%s: %s", self._options.queue, error)
+            self._engine.logger.info("no_job queue=%s: %s", printable(self._options.queue), one_line(error))
             return Outcome.IDLE
         except LockLost:
             return Outcome.LOCK_LOST
@@ -152,7 +153,7 @@ class WorkLoop:
             self._outage.begin_for(self, error)
             return Outcome.OUTAGE
         except Exception:  # a fault of ours, or of a class that the client was given
-            self._engine.logger.exception("worker_failed queue=%s; it goes on", self._options.queue)
+            self._engine.logger.exception("worker_failed queue=%s; it goes on", printable(self._options.queue))
             return Outcome.FAULT
 
     def _go_on_after(self, outcome: Outcome, calls: int) -> None:
@@ -218,7 +219,7 @@ class WorkLoop:
             batch.seconds_until_next = None
             job, complete = self._take_plainly(batch.session, table), complete_now
         if job is None:
-            self._engine.logger.debug("no_job queue=%s", self._options.queue)
+            self._engine.logger.debug("no_job queue=%s", printable(self._options.queue))
             return Outcome.IDLE
         if batch.more:
             batch.more = False
@@ -240,7 +241,7 @@ class WorkLoop:
         except psycopg2.Error:  # what the round met first is what counts
             return False
         version = self._database.table.version
-        self._engine.logger.info("table_migrated queue=%s version=%d", self._options.queue, version)
+        self._engine.logger.info("table_migrated queue=%s version=%d", printable(self._options.queue), version)
         return True
 
     def _free_session(self) -> None:

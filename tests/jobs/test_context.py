@@ -304,6 +304,11 @@ def test_the_logger_adds_the_jobs_id_and_type_to_the_text(
     assert records() == [f"{text} job_id=7 job_type={job_type}"] * 2
 
 
+def test_the_loggers_job_type_cant_end_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    JobLogger(LOGGER, {"job_id": 7, "job_type": "a\nb\x1b\u2028"}).warning("greeting %s", "you")
+    assert caplog.records[0].getMessage() == r"greeting you job_id=7 job_type=a\nb\x1b\u2028"
+
+
 def test_the_logger_adds_the_jobs_id_and_type_to_the_record(caplog: pytest.LogCaptureFixture) -> None:
     logger = JobLogger(LOGGER, {"job_id": 7, "job_type": "shop.Greet"})
     given = {"tenant": "acme"}
