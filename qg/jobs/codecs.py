@@ -11,6 +11,7 @@ import json
 import re
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -43,6 +44,7 @@ class _Msgspec:
     def __init__(self, cls: type, fields: Sequence[str]) -> None:
         self._cls = cls
         msgspec.json.Decoder(cls)  # refuses fields that it couldn't read
+        _let_msgspec_examine(cls)
         tag = getattr(getattr(cls, "__struct_config__", None), "tag_field", None)
         self.fields = frozenset((*fields, tag) if tag else fields)
 
@@ -67,6 +69,7 @@ class _ByName:
             [(name, hints.get(name, Any), *([defaults[name]] if name in defaults else [])) for name in cls._fields],
             kw_only=True,
         )
+        _let_msgspec_examine(self._struct)
         self._names: tuple[str, ...] = cls._fields
         self.fields = frozenset(self._names)
 
@@ -79,6 +82,15 @@ class _ByName:
     def decode(self, document: Any) -> Any:
         struct = msgspec.convert(document, self._struct, str_keys=True)
         return self._cls(**{name: getattr(struct, name) for name in self._names})
+
+
+def _let_msgspec_examine(cls: type) -> None:
+    """Let msgspec learn what is in *cls*, which it does when it first converts to it; it crashes if two threads do.
+
+    No instance is made, for its class may do something then.
+    """
+    with suppress(msgspec.ValidationError):
+        msgspec.convert(None, cls, str_keys=True)
 
 
 class _ByPydantic:

@@ -76,6 +76,11 @@ def _readable_context(ctx: Any) -> dict[str, Any]:
     }
 
 
+# msgspec examines a class when it first converts to it, and crashes where two threads do that at once. So that is
+# done before there can be two.
+PersistencePayload.read({"jobData": None})
+
+
 @cache
 def git_hash() -> str:
     """Return the version of the running program: GIT_HASH, otherwise the commit of the checkout in

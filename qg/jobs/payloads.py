@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
@@ -104,8 +105,10 @@ class PayloadType:
         return payload
 
 
-# A class is examined once.
+# A class is examined once, and by one thread at a time: msgspec crashes when two examine a class, or one that both
+# of theirs have a field of.
 _examined: dict[type, PayloadType] = {}
+_examining = threading.RLock()
 
 
 def payload_type(cls: type) -> PayloadType:
@@ -116,7 +119,10 @@ def payload_type(cls: type) -> PayloadType:
     """
     known = _examined.get(cls)
     if known is None:
-        known = _examined[cls] = _examine(cls)
+        with _examining:
+            known = _examined.get(cls)
+            if known is None:
+                known = _examined[cls] = _examine(cls)
     return known
 
 
