@@ -87,8 +87,6 @@ class Client:
         # Guards the attempts that lock_job() gave out, and to whom, and that it gives out none after close().
         self._mutex = threading.Lock()
         self._given_out: weakref.WeakKeyDictionary[Attempt, threading.Thread] = weakref.WeakKeyDictionary()
-        # Prepared once here, so that a table which only looks right shows now and not at the first job.
-        self._database.lease().give_back()
 
     def __enter__(self) -> Self:
         return self

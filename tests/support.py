@@ -104,6 +104,13 @@ def name_of(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
+def free_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def run_pytest(folder: Path, *arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
     """Run a pytest of its own in *folder*, after the Python code *prelude*."""
     # Without the environment of the pytest that runs us.

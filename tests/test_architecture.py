@@ -26,7 +26,7 @@ ORDER: dict[str, list[str]] = {
     "failures": [],
     "signals": [],
     "forks": [],
-    "tables": ["table", "locking", "statements", "v3", "v7", "__init__", "migrations", "demo"],
+    "tables": ["table", "columns", "locking", "statements", "v3", "v7", "__init__", "migrations", "demo"],
     "database": ["__init__", "driver", "sources", "foreign", "known_table", "session", "outage", "database"],
     "schema": [],
     "locking": ["__init__", "marks", "row_taker", "context", "row_lock", "locked_row", "attempt"],

@@ -80,7 +80,7 @@ class Database:
         return ErrClientClosed("this client was closed and takes nothing more; create another one")
 
     def lease(self, *, even_if_closed: bool = False) -> Session:
-        """Lease a session, in the mode for a handler, with the table's statements prepared.
+        """Lease a session to lock jobs on, or to hold for long: in the mode for a handler, and prepared.
 
         Args:
             even_if_closed: for a job that is still being worked.
@@ -90,9 +90,7 @@ class Database:
             psycopg2.Error: if the database can't be reached or used, or the table is none any more that qg works.
             Exception: what the source raises passes through.
         """
-        if not even_if_closed:
-            self.require_open()
-        session = Session(self._source.lease())
+        session = self._lease(even_if_closed)
         try:
             self.on_table(session, session.prepare)
         except BaseException:
@@ -100,10 +98,18 @@ class Database:
             raise
         return session
 
+    def _lease(self, even_if_closed: bool = False) -> Session:
+        if not even_if_closed:
+            self.require_open()
+        return Session(self._source.lease())
+
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Lease a session for a block. Raises what lease() raises."""
-        session = self.lease()
+        """Lease a session for a block that locks nothing. Raises what lease() raises.
+
+        Nothing is prepared, so that it works behind a pooler that pools transactions.
+        """
+        session = self._lease()
         try:
             yield session
         finally:
@@ -131,7 +137,7 @@ class Database:
         while True:
             table = self.table
             try:
-                if migrations and session.idle:
+                if migrations and session.idle and session.for_locking:
                     session.prepare(table)
                 return work(table)
             except STALE:

@@ -40,6 +40,10 @@ class Session:
     mode, where a statement begins a transaction; :meth:`run` leaves that mode for one statement. For
     statements of our own it is in autocommit mode. A session begins in the mode for a handler.
 
+    A session that is to lock jobs, or to be held for long, is prepared for that (:meth:`prepare`). On any other
+    one nothing is prepared or taken for prepared: behind a pooler that pools transactions, each message may
+    meet another server process.
+
     A session isn't safe between threads by itself. The job that is locked on it sees to that.
 
     Args:
@@ -97,8 +101,13 @@ class Session:
     def _status(self) -> int:
         return self.conn.get_transaction_status()
 
+    @property
+    def for_locking(self) -> bool:
+        """Whether prepare() was called."""
+        return self._table is not None
+
     def prepare(self, table: Table) -> None:
-        """Prepare the statements of *table*, unless this connection has them.
+        """Prepare the statements of *table*, unless this connection has them: the session is to lock jobs.
 
         Raises:
             psycopg2.Error: if they don't fit the table that is there.
@@ -110,13 +119,18 @@ class Session:
             _prepared.setdefault(self.conn, set()).add(table.version)
 
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run *statement* by itself, outside any transaction, and return its rows."""
+        """Run *statement* by itself, outside any transaction, and return its rows.
+
+        By its name, if the session is for locking, otherwise in full.
+        """
         with self._autocommit():
+            if self._table is None:
+                return self._fetch(statement.plain_sql, params)
             try:
                 return self._fetch(statement.call_sql, params)
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
-                known = [] if self._table is None else self._table.prepared
+                known = self._table.prepared
                 with plain_cursor(self.conn) as cur:
                     _prepare_missing(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(statement.call_sql, params)
@@ -323,7 +337,7 @@ def prepare_statements(conn: connection) -> None:
     """Prepare the ``que_…`` statements on *conn*, those that aren't there already.
 
     On a table of version 3 their names are Go's; on a later one ``_v4`` to ``_v7`` stands at the end.
-    :class:`qg.Client` does this by itself on each connection it uses; call it to have the
+    :class:`qg.Client` does this by itself on each connection it locks jobs on; call it to have the
     statements elsewhere. A transaction that is open stays open; otherwise none is left behind.
     Mirrors Go's ``PrepareStatements``.
 

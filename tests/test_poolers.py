@@ -1,0 +1,132 @@
+"""Behind a pooler that pools transactions, where each message may meet another server process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+from support import VERSION, Database, Network, eventually, free_port, lease
+
+import qg
+
+
+def use_without_locking(client: qg.Client) -> None:
+    """All that a client does without locking a job."""
+    client.enqueue(qg.Job("MyJob"))
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    assert [each.count for each in client.stats()] == [3]
+    assert client.job_states() == []
+
+
+def test_a_client_prepares_nothing_before_it_locks(network: Network) -> None:
+    with qg.Client(network.dsn) as client:
+        use_without_locking(client)
+        assert not [each for each in network.statements if re.search(r"\b(PREPARE|EXECUTE|DEALLOCATE)\b", each)]
+        client.lock_job().done()
+        assert [each for each in network.statements if "PREPARE que_lock_job" in each]
+
+
+def test_a_client_sends_no_more_messages_than_it_has_calls(network: Network) -> None:
+    with qg.Client(network.dsn) as client:
+        opening = len(network.statements)
+        use_without_locking(client)
+        assert (opening, len(network.statements) - opening) == (3, 4)
+
+
+def test_a_client_that_has_locked_still_sends_the_rest_in_full(network: Network) -> None:
+    with qg.Client(network.dsn) as client:
+        lease(client).give_back()
+        network.statements.clear()
+        use_without_locking(client)
+        assert not [each for each in network.statements if re.search(r"\b(PREPARE|EXECUTE)\b", each)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE que_jobs DROP error_count CASCADE", "has no error_count"),
+        ("ALTER TABLE que_jobs RENAME priority TO urgency", "has no priority"),
+    ],
+)
+def test_a_table_that_only_looks_right_shows_when_a_client_is_created(make_database, change: str, said: str) -> None:
+    dsn = make_database(version=VERSION)
+    with closing(Database(dsn)) as database:
+        database.query(change)
+    with pytest.raises(qg.ErrTable, match=f"of version {VERSION}, but {said}"):
+        qg.Client(dsn)
+
+
+def test_a_table_that_says_a_version_below_its_own_is_refused(make_database) -> None:
+    """The statements of version 5 would find some of the columns that they name themselves there twice."""
+    dsn = make_database(version=7)
+    with closing(Database(dsn)) as database:
+        database.query("COMMENT ON TABLE que_jobs IS '5'")
+    with pytest.raises(qg.ErrTable, match="of version 5, but has kwargs"):
+        qg.Client(dsn)
+
+
+# The real one
+
+
+@pytest.fixture
+def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
+    """A DSN through PgBouncer, which pools transactions over two sessions."""
+    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+    if program is None:
+        pytest.skip("there is no pgbouncer; apt-get install pgbouncer")
+    with closing(psycopg2.connect(dsn)) as conn:
+        info, port = conn.info, free_port()
+        target: dict[str, Any] = {"host": info.host, "port": info.port, "user": info.user, "password": info.password}
+        dbname = info.dbname
+    as_text = " ".join(f"{name}={value}" for name, value in target.items() if value)
+    (tmp_path / "pgbouncer.ini").write_text(
+        f"[databases]\n* = {as_text}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        "auth_type = any\npool_mode = transaction\nserver_reset_query =\ndefault_pool_size = 2\n"
+        "server_round_robin = 1\n"
+    )
+    # PgBouncer refuses to be root. The embedded server's user can read what is in the folder of its socket.
+    socket_folder = Path(target["host"] or tmp_path)
+    user = ["-u", socket_folder.owner()] if os.geteuid() == 0 and socket_folder.is_dir() else []
+    with (tmp_path / "log").open("wb") as log, (tmp_path / "pgbouncer.ini").open("rb") as settings:
+        process = subprocess.Popen(
+            [program, "-q", *user, "/dev/stdin"], stdin=settings, stdout=log, stderr=subprocess.STDOUT
+        )
+    through = make_dsn(host="127.0.0.1", port=port, user="anybody", dbname=dbname, sslmode="disable")
+
+    def answers() -> bool:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        with suppress(psycopg2.OperationalError), closing(psycopg2.connect(through)):
+            return True
+        return False
+
+    try:
+        eventually(answers, "an answer of pgbouncer")
+        yield through
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_clients_that_lock_nothing_work_behind_pgbouncer_in_transaction_mode(pooled: str) -> None:
+    def use(_: int) -> None:
+        with qg.Client(pooled) as client:
+            for _ in range(20):
+                client.enqueue(qg.Job("MyJob"))
+                client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+                client.stats()
+                client.job_states()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(use, range(4)))
+    with qg.Client(pooled) as client:
+        assert [each.count for each in client.stats()] == [4 * 20 * 3]
