@@ -20,9 +20,17 @@ from psycopg2.extensions import (
 from psycopg2.sql import SQL, Identifier
 
 from qg.database.driver import close, commit, is_quiet, notice_end, plain_cursor, rollback
+from qg.database.encoding import UNREADABLE, fetch_unreadable, speak_utf8
 from qg.database.sources import Lease
 from qg.tables import Statement, Table, detect
-from qg.tables.locking import DELETE_JOBS, PREPARED_NAMES, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT, UNLOCK_JOB
+from qg.tables.locking import (
+    DELETE_JOBS,
+    PREPARED_NAMES,
+    TAKE_JOBS,
+    TAKE_JOBS_BY_RUN_AT,
+    UNLOCK_EVERYTHING,
+    UNLOCK_JOB,
+)
 
 __all__ = ["Session", "prepare_statements"]
 
@@ -59,7 +67,10 @@ class Session:
         self.enlisted_in: Table | None = None
         self._leave: Statement | None = None
         self._channel: Identifier | None = None
+        # The client_encoding that is to be given back; None where it was UTF8.
+        self._encoding: str | None = None
         try:
+            self._encoding = speak_utf8(self.conn)
             self._mode = _Mode.of(self.conn)
             self.make_ready_for_handler()
         except BaseException:
@@ -121,16 +132,23 @@ class Session:
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows.
 
-        By its name, if the session is for locking, otherwise in full.
+        By its name, if the session is for locking, otherwise in full. Text that isn't text in the database's
+        encoding comes as fetch_unreadable() has it.
         """
+        sql = statement.plain_sql if self._table is None else statement.call_sql
         with self._autocommit():
-            if self._table is None:
-                return self._fetch(statement.plain_sql, params)
             try:
-                return self._fetch(statement.call_sql, params)
+                return self._fetch(sql, params)
+            except UNREADABLE as error:
+                if self.in_transaction:
+                    raise
+                if self._table is not None and statement in self._table.locking:
+                    # It locked the row that can't be read, and would lock it a second time.
+                    self._fetch(UNLOCK_EVERYTHING.call_sql, ())
+                return fetch_unreadable(self.conn, sql, params, error)
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
-                known = self._table.prepared
+                known = [] if self._table is None else self._table.prepared
                 with plain_cursor(self.conn) as cur:
                     _prepare_missing(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(statement.call_sql, params)
@@ -178,6 +196,13 @@ class Session:
                 _can_take.pop(self.conn, None)
                 self.prepare_taking(table)
                 return self._fetch(sql, everything) if undone else self._fetch(statement.call_sql, params)
+            except UNREADABLE as error:
+                if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
+                    raise
+                # All is done by now but for telling us which jobs it locked. The lock that was to be given
+                # up is gone, and nobody will hear whether it had been held.
+                self._fetch(UNLOCK_EVERYTHING.call_sql, ())
+                return fetch_unreadable(self.conn, statement.call_sql, (None, *params[1:]), error)
             finally:
                 if self.in_transaction:
                     self.rollback()
@@ -273,6 +298,8 @@ class Session:
             if self.idle:
                 if self._leave is not None:
                     self.run(self._leave)
+                if self._encoding is not None and not self._lease.own:
+                    self.conn.set_client_encoding(self._encoding)
                 self._mode.apply(self.conn, autocommit=self._mode.autocommit)
         except psycopg2.Error:
             close(self.conn)

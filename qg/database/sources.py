@@ -35,11 +35,13 @@ class Lease:
     """A connection that is the holder's alone until it calls ``give_back(reusable)``, once.
 
     ``reusable`` says whether the connection is idle, free of locks and known to be sound; if it
-    is not, the connection is closed instead of being used again.
+    is not, the connection is closed instead of being used again. ``own`` says that nobody but qg
+    ever uses the connection, so that its settings may stay as qg made them.
     """
 
     conn: connection
     give_back: Callable[[bool], None]
+    own: bool
 
 
 class Source(Protocol):
@@ -102,7 +104,7 @@ def _accept(conn: object, origin: object) -> connection:
     return conn
 
 
-def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
+def _lease(conn: connection, give_back: Callable[[bool], None], *, own: bool = False) -> Lease:
     _leased.add(conn)
     process = os.getpid()
 
@@ -112,7 +114,7 @@ def _lease(conn: connection, give_back: Callable[[bool], None]) -> Lease:
         if process == os.getpid():
             give_back(reusable)
 
-    return Lease(conn, return_it)
+    return Lease(conn, return_it, own)
 
 
 @contextmanager
@@ -169,10 +171,10 @@ class _Owned:
             self._begin_in_this_process()
         while (conn := self._pop()) is not None:
             if is_quiet(conn):
-                return _lease(conn, partial(self._take_back, conn))
+                return _lease(conn, partial(self._take_back, conn), own=True)
             close(conn)
         conn = self._open()
-        return _lease(conn, partial(self._take_back, conn))
+        return _lease(conn, partial(self._take_back, conn), own=True)
 
     def _pop(self) -> connection | None:
         with self._mutex:

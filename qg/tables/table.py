@@ -57,6 +57,9 @@ class Draft(NamedTuple):
 # json.loads looks each time what it was given.
 _decode = json.JSONDecoder().decode
 
+# What Python's "surrogateescape" makes of a byte that is no text.
+_UNTEXT = re.compile("[\udc80-\udcff]")
+
 
 class Row(NamedTuple):
     """A job as the table holds it.
@@ -86,6 +89,15 @@ class Row(NamedTuple):
     def key(self) -> tuple[str, int, str, int]:
         """What finds the row again as long as nobody has changed any of it."""
         return self.queue, self.priority, self.run_at, self.id
+
+    def require_text(self) -> None:
+        """Raise ValueError if the row has bytes that aren't text in the database's encoding."""
+        for name, value in zip(self._fields, self, strict=True):
+            if isinstance(value, str) and not value.isascii() and (found := _UNTEXT.search(value)):
+                raise ValueError(
+                    f"the byte 0x{ord(found[0]) - 0xDC00:x} in its {name} isn't text in the database's encoding; "
+                    "an SQL_ASCII database is taken to hold UTF-8"
+                )
 
     @property
     def due(self) -> datetime:
@@ -243,6 +255,16 @@ class Table:
         if types is None:
             return self.lock_job_by_run_at if order is PollStrategy.RUN_AT else self.lock_job
         return self.lock_job_of_types_by_run_at if order is PollStrategy.RUN_AT else self.lock_job_of_types
+
+    @cached_property
+    def locking(self) -> Sequence[Statement]:
+        """The statements that lock a job."""
+        return [
+            self.lock_job,
+            self.lock_job_by_run_at,
+            self.lock_job_of_types,
+            self.lock_job_of_types_by_run_at,
+        ]
 
     @cached_property
     def prepared(self) -> Sequence[Statement]:

@@ -120,6 +120,7 @@ class JobTaker:
         """
         locked = LockedRow(row, lock, self._context)
         try:
+            row.require_text()
             job = self._job_class(row.type, decode(row.args), row.queue, row.priority, row.due)
             if row.kwargs != "{}" or row.tags != "[]":
                 job.kwargs, job.tags = decode(row.kwargs), decode(row.tags)
