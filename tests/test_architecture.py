@@ -26,7 +26,7 @@ ORDER: dict[str, list[str]] = {
     "failures": [],
     "signals": [],
     "forks": [],
-    "tables": ["table", "columns", "locking", "statements", "v3", "v7", "__init__", "migrations", "demo"],
+    "tables": ["table", "columns", "locking", "settings", "statements", "v3", "v7", "__init__", "migrations", "demo"],
     "database": [
         "__init__",
         "driver",

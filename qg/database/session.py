@@ -6,6 +6,7 @@ import os
 import socket
 import weakref
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from qg.tables.locking import (
     UNLOCK_EVERYTHING,
     UNLOCK_JOB,
 )
+from qg.tables.settings import BEGIN_HOLDING, SET_IDLE_TIMEOUT
 
 __all__ = ["Session", "prepare_statements"]
 
@@ -39,6 +41,8 @@ __all__ = ["Session", "prepare_statements"]
 _prepared: weakref.WeakKeyDictionary[connection, set[int]] = weakref.WeakKeyDictionary()
 # Which version's functions it has: there is one set of them.
 _can_take: weakref.WeakKeyDictionary[connection, int] = weakref.WeakKeyDictionary()
+# Which connections of a pool were given back with an idle_session_timeout of their own.
+_with_timeout: weakref.WeakSet[connection] = weakref.WeakSet()
 
 
 class Session:
@@ -63,6 +67,8 @@ class Session:
         self._returned = False
         # The table whose statements prepare() has seen to.
         self._table: Table | None = None
+        # The idle_session_timeout that a pool's connection is to get back; None where it has none.
+        self._idle_timeout: str | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
         self.enlisted_in: Table | None = None
         self._leave: Statement | None = None
@@ -120,14 +126,33 @@ class Session:
     def prepare(self, table: Table) -> None:
         """Prepare the statements of *table*, unless this connection has them: the session is to lock jobs.
 
+        From then on its idle_session_timeout is 0, since a handler may leave it idle for long, and the
+        server's side of it has keepalives. A pool's connection gets its own timeout back. That costs two
+        messages a lease where it has one; by default PostgreSQL has none. The keepalives stay: they do no
+        harm to anybody. On connections that are qg's own the timeout stays 0, which costs nothing, ever.
+
         Raises:
             psycopg2.Error: if they don't fit the table that is there.
         """
         self._table = table
-        if table.version not in _prepared.get(self.conn, ()):
+        if table.version not in _prepared.get(self.conn, ()) or self.conn in _with_timeout:
             with self._autocommit(), plain_cursor(self.conn) as cur:
-                _prepare_missing(cur, [UNLOCK_JOB, *table.prepared])
+                self._begin_holding(cur, [UNLOCK_JOB, *table.prepared])
             _prepared.setdefault(self.conn, set()).add(table.version)
+
+    def _begin_holding(self, cur: cursor, statements: Sequence[Statement]) -> None:
+        """Set what a session that locks is to have, and prepare those of *statements* that aren't."""
+        cur.execute(BEGIN_HOLDING.plain_sql)
+        ((present, timeout),) = cur.fetchall()
+        if timeout not in (None, "0"):
+            self._idle_timeout = timeout
+        _with_timeout.discard(self.conn)
+        _prepare(cur, statements, set(present))
+
+    def _give_back_timeout(self) -> None:
+        if self._idle_timeout is not None and not self._lease.own:
+            self.run(SET_IDLE_TIMEOUT, (self._idle_timeout,))
+            _with_timeout.add(self.conn)
 
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows.
@@ -150,7 +175,7 @@ class Session:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
                 known = [] if self._table is None else self._table.prepared
                 with plain_cursor(self.conn) as cur:
-                    _prepare_missing(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
+                    self._begin_holding(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(statement.call_sql, params)
 
     def prepare_taking(self, table: Table) -> None:
@@ -162,7 +187,7 @@ class Session:
         if _can_take.get(self.conn) != table.version:
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 cur.execute(table.functions)
-                _prepare_missing(cur, [DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
+                self._begin_holding(cur, [DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
             _can_take[self.conn] = table.version
 
     def delete_and_run(
@@ -298,6 +323,7 @@ class Session:
             if self.idle:
                 if self._leave is not None:
                     self.run(self._leave)
+                self._give_back_timeout()
                 if self._encoding is not None and not self._lease.own:
                     self.conn.set_client_encoding(self._encoding)
                 self._mode.apply(self.conn, autocommit=self._mode.autocommit)
@@ -377,15 +403,16 @@ def prepare_statements(conn: connection) -> None:
     idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
     try:
         with plain_cursor(conn) as cur:
-            _prepare_missing(cur, [UNLOCK_JOB, *detect(cur).prepared])
+            table = detect(cur)
+            cur.execute(PREPARED_NAMES.plain_sql)
+            _prepare(cur, [UNLOCK_JOB, *table.prepared], {name for (name,) in cur.fetchall()})
     finally:
         if idle and not conn.closed:
             conn.rollback()
 
 
-def _prepare_missing(cur: cursor, statements: Sequence[Statement]) -> None:
-    cur.execute(PREPARED_NAMES.call_sql)
-    present = {name for (name,) in cur.fetchall()}
+def _prepare(cur: cursor, statements: Sequence[Statement], present: AbstractSet[str]) -> None:
+    """Prepare those of *statements* whose names aren't *present*."""
     missing = [each.prepare_sql for each in statements if each.name not in present]
     if missing:
         cur.execute(";\n".join(missing))
