@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,30 @@ from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.pool
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor, parse_dsn
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    connection,
+    cursor,
+    libpq_version,
+    make_dsn,
+    parse_dsn,
+)
 
 from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
 from qg.errors import ErrUnusable
 
 __all__ = ["Lease", "Source", "source_from", "transaction"]
+
+# What libpq is told where the DSN says nothing of it, so that a network that has gone silent is noticed
+# within a minute and not after TCP's quarter of an hour, or never. A Unix socket takes no notice.
+_PATIENCE = {
+    "connect_timeout": 10,  # s, for each host
+    "keepalives": 1,
+    "keepalives_idle": 30,  # s
+    "keepalives_interval": 10,  # s
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # ms
+}
 
 # Connections an owned source keeps open between leases; what comes back beyond that is closed.
 _MAX_IDLE = 16
@@ -148,7 +166,23 @@ def _connector(dsn: str) -> Callable[[], connection]:
             "the source URL's host or port can't be right, so its password probably isn't escaped; "
             "write @ : / and # in it as %40 %3A %2F and %23"
         )
-    return lambda: psycopg2.connect(dsn)
+    return lambda: psycopg2.connect(_with_patience(dsn, parts))
+
+
+def _with_patience(dsn: str, parts: Mapping[str, str]) -> str:
+    """Return *dsn*, whose *parts* are given, with what it doesn't say of _PATIENCE.
+
+    A service counts as part of a DSN. Its file is libpq's to read, and what the DSN says counts for more; so
+    with a service nothing is added.
+    """
+    if "service" in parts or "PGSERVICE" in os.environ:
+        return dsn
+    added = {name: value for name, value in _PATIENCE.items() if name not in parts}
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        added.pop("connect_timeout", None)
+    if libpq_version() < 120000:
+        added.pop("tcp_user_timeout", None)
+    return str(make_dsn(dsn, **added))
 
 
 class _Owned:
