@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -33,6 +33,9 @@ from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.threads import WakeUp
 from qg.working.work_loop import WorkLoop
+
+if TYPE_CHECKING:
+    from qg.jobs.tables import JobsTables
 
 PATIENCE = 10.0
 
@@ -196,6 +199,14 @@ def lease(client: qg.Client) -> Session:
 def table_of(client: qg.Client) -> Table:
     """The table as *client* knows it."""
     return engine_of(client).database.table
+
+
+def jobs_tables_of(client: qg.Client) -> JobsTables:
+    """The tables of qg.jobs that *client*'s connections find."""
+    from qg.jobs.tables import find_tables
+
+    with engine_of(client).database.session() as session:
+        return find_tables(session)
 
 
 def rows_of(client: qg.Client) -> RowTaker:

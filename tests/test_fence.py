@@ -222,15 +222,11 @@ def test_a_row_that_the_handler_only_hid_is_still_there_and_the_job_has_failed(
     client: qg.Client, database: Database, way: str
 ) -> None:
     """Otherwise it would be first in line again, at once and for ever."""
-    database.query("CREATE SCHEMA tenant; CREATE TABLE tenant.que_jobs (LIKE public.que_jobs INCLUDING ALL)")
-    try:
-        fill(database, 1)
-        work(client, way, lambda job: job.tx.cursor().execute("SET LOCAL search_path TO tenant"))
-        ((number, count, message),) = first_lines(database)
-        assert (number, count) == (1, 1)
-        assert message.startswith("qg.errors.ErrJobGone: job 1 is gone")
-    finally:
-        database.query("DROP SCHEMA tenant CASCADE")
+    fill(database, 1)
+    work(client, way, lambda job: job.tx.cursor().execute(f"UPDATE que_jobs SET {ID} = -{ID}"))
+    ((number, count, message),) = first_lines(database)
+    assert (number, count) == (1, 1)
+    assert message.startswith("qg.errors.ErrJobGone: job 1 is gone")
 
 
 # Locks that are lost

@@ -15,9 +15,7 @@ from support import PATIENCE, eventually, rows_of
 import qg
 from qg.client import engine_of
 from qg.database.session import Session
-from qg.tables import Table, v3, v7
-
-_TABLES = {3: v3.TABLE, **v7.TABLES}
+from qg.tables import Table, table_in
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +191,9 @@ def test_a_table_that_changes_all_the_time_is_waited_for_no_longer_than_for_ten_
     tables: list[Table] = []
     with qg.Client(place.dsn) as client:
         database = engine_of(client).database
-        monkeypatch.setattr(Session, "detect", lambda session: _TABLES[3 if database.table.version == 7 else 7])
+        monkeypatch.setattr(
+            Session, "detect", lambda session, schema: table_in(schema, 3 if database.table.version == 7 else 7)
+        )
         monkeypatch.setattr(Session, "prepare", lambda session, table: None)
 
         def work(session: Session, table: Table) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qg.backoff import MAX_SECONDS, exponential, reconnect_pause
 from qg.failures import PlainFailure, describe
 from qg.tables import Statement, iso_text, timestamp
+from qg.tables.table import identifier, literal
 
 
 def test_the_delay_is_that_of_every_que() -> None:
@@ -109,3 +110,9 @@ def test_a_time_is_written_in_utc_unless_that_is_beyond_datetime() -> None:
 )
 def test_a_timestamp_beyond_datetime_is_the_nearest_one(text: str, year: int) -> None:
     assert timestamp(text).year == year
+
+
+@given(st.text(min_size=1))
+def test_a_quoted_name_has_nothing_that_a_template_or_a_driver_reads(name: str) -> None:
+    for quoted in (identifier(name), literal(name)):
+        assert not set(quoted[3:-1]) & set("%$:{}\"'")

@@ -148,16 +148,16 @@ class Database:
     def recheck(self, table: Table, session: Session | None) -> bool:
         """Find out whether the table is another one than *table*, and take note of it; return whether it is.
 
-        One query, in whatever transaction is open on *session*. None where somebody has found another
-        table already, or where *session* is None or can't be asked. A table that qg doesn't work, or
-        none at all, isn't noted.
+        It is looked for where it was, whatever search_path a handler has left on *session*. One query, in
+        whatever transaction is open there. None where somebody has found another table already, or where
+        *session* is None or can't be asked. A table that qg doesn't work, or none at all, isn't noted.
 
         Raises:
             psycopg2.Error: if the query fails.
         """
         if self.table is table and session is not None and session.usable:
             with suppress(ErrTable):
-                self._known.set(session.detect())
+                self._known.set(session.detect(table.schema))
         return self.table is not table
 
     def recheck_apart(self, table: Table) -> bool:
@@ -168,7 +168,7 @@ class Database:
         if self.table is table and self.spare != 0:
             # Without a Session, whose statements would wait for whoever waits for that transaction.
             with suppress(Exception), transaction(self._source) as cur:
-                self._known.set(detect(cur))
+                self._known.set(detect(cur, table.schema))
         return self.table is not table
 
     def rows_in(self, tx: object, table: Table, statement: Statement, params: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -33,7 +33,9 @@ class Watcher(Protocol):
 
 
 class KnownTable:
-    """The table as a client knows it, until somebody finds another one. Safe to use from any thread.
+    """The table as a client knows it, until somebody finds another version. Safe to use from any thread.
+
+    Which schema it is in, the search_path of the first connection says, once and for all.
 
     Raises:
         ErrTable: if *source* leads to no table of a version that qg works.

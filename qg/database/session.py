@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
-from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from qg.database.sources import Lease
 from qg.tables import Statement, Table, detect
 from qg.tables.locking import (
     DELETE_JOBS,
-    PREPARED_NAMES,
+    PREPARED,
     TAKE_JOBS,
     TAKE_JOBS_BY_RUN_AT,
     UNLOCK_EVERYTHING,
@@ -36,11 +35,14 @@ from qg.tables.settings import BEGIN_HOLDING, SET_IDLE_TIMEOUT
 
 __all__ = ["Session", "prepare_statements"]
 
-# Which versions' statements a connection has. A connection from somebody's pool outlives the client
+# Which tables' statements a connection has. A connection from somebody's pool outlives the client
 # that prepared it, and the next client needn't do it again; so this is nobody's but the module's.
-_prepared: weakref.WeakKeyDictionary[connection, set[int]] = weakref.WeakKeyDictionary()
-# Which version's functions it has: there is one set of them.
-_can_take: weakref.WeakKeyDictionary[connection, int] = weakref.WeakKeyDictionary()
+_prepared: weakref.WeakKeyDictionary[connection, set[Table]] = weakref.WeakKeyDictionary()
+# Which of their statements it hasn't, since somebody else has the name: for another schema, mostly.
+# They are sent in full.
+_not_ours: weakref.WeakKeyDictionary[connection, set[Statement]] = weakref.WeakKeyDictionary()
+# Which table's functions it has: there is one set of them.
+_can_take: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
 # Which connections of a pool were given back with an idle_session_timeout of their own.
 _with_timeout: weakref.WeakSet[connection] = weakref.WeakSet()
 
@@ -135,19 +137,19 @@ class Session:
             psycopg2.Error: if they don't fit the table that is there.
         """
         self._table = table
-        if table.version not in _prepared.get(self.conn, ()) or self.conn in _with_timeout:
+        if table not in _prepared.get(self.conn, ()) or self.conn in _with_timeout:
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 self._begin_holding(cur, [UNLOCK_JOB, *table.prepared])
-            _prepared.setdefault(self.conn, set()).add(table.version)
+            _prepared.setdefault(self.conn, set()).add(table)
 
     def _begin_holding(self, cur: cursor, statements: Sequence[Statement]) -> None:
         """Set what a session that locks is to have, and prepare those of *statements* that aren't."""
-        cur.execute(BEGIN_HOLDING.plain_sql)
-        ((present, timeout),) = cur.fetchall()
+        cur.execute(BEGIN_HOLDING.plain_sql, _names_and_texts(statements))
+        ((present, not_ours, timeout),) = cur.fetchall()
         if timeout not in (None, "0"):
             self._idle_timeout = timeout
         _with_timeout.discard(self.conn)
-        _prepare(cur, statements, set(present))
+        _prepare(cur, statements, {name: name not in not_ours for name in present})
 
     def _give_back_timeout(self) -> None:
         if self._idle_timeout is not None and not self._lease.own:
@@ -160,7 +162,7 @@ class Session:
         By its name, if the session is for locking, otherwise in full. Text that isn't text in the database's
         encoding comes as fetch_unreadable() has it.
         """
-        sql = statement.plain_sql if self._table is None else statement.call_sql
+        sql = self._sql(statement)
         with self._autocommit():
             try:
                 return self._fetch(sql, params)
@@ -176,7 +178,7 @@ class Session:
                 known = [] if self._table is None else self._table.prepared
                 with plain_cursor(self.conn) as cur:
                     self._begin_holding(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
-                return self._fetch(statement.call_sql, params)
+                return self._fetch(self._sql(statement), params)
 
     def prepare_taking(self, table: Table) -> None:
         """Make what delete_and_run() needs for *table*, unless this connection has it.
@@ -184,11 +186,11 @@ class Session:
         Raises:
             psycopg2.Error: if the session may not have functions of its own.
         """
-        if _can_take.get(self.conn) != table.version:
+        if _can_take.get(self.conn) is not table:
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 cur.execute(table.functions)
                 self._begin_holding(cur, [DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
-            _can_take[self.conn] = table.version
+            _can_take[self.conn] = table
 
     def delete_and_run(
         self, table: Table, deleted: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
@@ -208,9 +210,9 @@ class Session:
             psycopg2.Error: if one of them fails; no transaction is left open. Whether the first was
                 committed then, only the table tells.
         """
-        sql, everything = statement.call_sql, params
+        sql, everything = self._sql(statement), params
         if deleted is not None:
-            sql, everything = f"BEGIN;{DELETE_JOBS.call_sql};COMMIT;{sql}", (*deleted, *params)
+            sql, everything = f"BEGIN;{self._sql(DELETE_JOBS)};COMMIT;{sql}", (*deleted, *params)
         with self._autocommit():
             try:
                 return self._fetch(sql, everything)
@@ -260,14 +262,14 @@ class Session:
         self.make_ready_for_handler()
         self.conn.autocommit = True
 
-    def detect(self) -> Table:
-        """Return the table that is there now. One query, in whatever transaction is open.
+    def detect(self, schema: str) -> Table:
+        """Return the table that is there now in *schema*. One query, in whatever transaction is open.
 
         Raises:
             ErrTable: if there is none that qg works.
         """
         with self._autocommit() if self.idle else nullcontext(), plain_cursor(self.conn) as cur:
-            return detect(cur)
+            return detect(cur, schema)
 
     def enlist(self, table: Table, workers: int, queue: str, *, listening: bool) -> None:
         """Say in the table of lockers, where *table* has one, that this session is one of this process's.
@@ -352,6 +354,12 @@ class Session:
             if not self.conn.closed:
                 self.conn.autocommit = False
 
+    def _sql(self, statement: Statement) -> str:
+        """Return what calls *statement* on this connection."""
+        if self._table is None or statement in _not_ours.get(self.conn, ()):
+            return statement.plain_sql
+        return statement.call_sql
+
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
             cur.execute(sql, params)
@@ -387,9 +395,10 @@ def _or_default(setting: Any) -> Any:
 
 
 def prepare_statements(conn: connection) -> None:
-    """Prepare the ``que_…`` statements on *conn*, those that aren't there already.
+    """Prepare the ``que_…`` statements on *conn*, those whose names aren't there already.
 
-    On a table of version 3 their names are Go's; on a later one ``_v4`` to ``_v7`` stands at the end.
+    They work the table that the search_path finds now, whatever it is set to later. On a table of version 3
+    their names are Go's; on a later one ``_v4`` to ``_v7`` stands at the end.
     :class:`qg.Client` does this by itself on each connection it locks jobs on; call it to have the
     statements elsewhere. A transaction that is open stays open; otherwise none is left behind.
     Mirrors Go's ``PrepareStatements``.
@@ -403,16 +412,23 @@ def prepare_statements(conn: connection) -> None:
     idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
     try:
         with plain_cursor(conn) as cur:
-            table = detect(cur)
-            cur.execute(PREPARED_NAMES.plain_sql)
-            _prepare(cur, [UNLOCK_JOB, *table.prepared], {name for (name,) in cur.fetchall()})
+            statements = [UNLOCK_JOB, *detect(cur).prepared]
+            cur.execute(PREPARED.plain_sql, _names_and_texts(statements))
+            _prepare(cur, statements, dict(cur.fetchall()))
     finally:
         if idle and not conn.closed:
             conn.rollback()
 
 
-def _prepare(cur: cursor, statements: Sequence[Statement], present: AbstractSet[str]) -> None:
-    """Prepare those of *statements* whose names aren't *present*."""
+def _names_and_texts(statements: Sequence[Statement]) -> tuple[list[str | None], list[str]]:
+    return [each.name for each in statements], [each.text for each in statements]
+
+
+def _prepare(cur: cursor, statements: Sequence[Statement], present: Mapping[str, bool]) -> None:
+    """Prepare those of *statements* whose names aren't *present*; that says whether the name is the statement's."""
     missing = [each.prepare_sql for each in statements if each.name not in present]
     if missing:
         cur.execute(";\n".join(missing))
+    not_ours = _not_ours.setdefault(cur.connection, set())
+    not_ours.difference_update(statements)
+    not_ours.update(each for each in statements if each.name and present.get(each.name) is False)

@@ -19,7 +19,7 @@ from qg.jobs.envelope import git_hash
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
 from qg.jobs.job_func import read_envelope, run_job_func
-from qg.jobs.tables import BEGIN_ATTEMPT, END_ATTEMPT, INSERT_ATTEMPT
+from qg.jobs.tables import JobsTables
 from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.tables import Statement
 from qg.verdicts import Discard, Reschedule
@@ -35,9 +35,10 @@ class AttemptHistory:
     record() for the row of the failure, and writes that row together with the retry.
     """
 
-    def __init__(self, job: Job, telemetry: Telemetry, logger: Logger) -> None:
+    def __init__(self, job: Job, tables: JobsTables, telemetry: Telemetry, logger: Logger) -> None:
         attempt = locked_attempt_of(job)
         self._job = job
+        self._tables = tables
         self._row = attempt.row
         self._envelope = read_envelope(job)
         self._logger = logger
@@ -58,13 +59,13 @@ class AttemptHistory:
         """
         tx = scope.tx
         with plain_cursor(tx) as cur:
-            cur.execute(BEGIN_ATTEMPT.plain_sql)
+            cur.execute(self._tables.begin_attempt.plain_sql)
             ((self._started_at,),) = cur.fetchall()
         with self._span.current():
             run_job_func(functions, self._job, self._envelope, scope, self._logger, tx)
         with plain_cursor(tx) as cur:
             try:
-                cur.execute(END_ATTEMPT.plain_sql, self._history(None))
+                cur.execute(self._tables.end_attempt.plain_sql, self._history(None))
             except (
                 psycopg2.errors.InvalidSavepointSpecification,
                 psycopg2.errors.NoActiveSqlTransaction,
@@ -82,7 +83,7 @@ class AttemptHistory:
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return the history row of an attempt that failed."""
         text = headline(error) if isinstance(error, (Reschedule, Discard)) else describe(error)
-        return INSERT_ATTEMPT, self._history(storable(text, conn))
+        return self._tables.insert_attempt, self._history(storable(text, conn))
 
     def settled(self, error: BaseException | None) -> None:
         """End the span."""

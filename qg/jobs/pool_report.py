@@ -8,7 +8,7 @@ from qg.client import Client, engine_of
 from qg.failures import Logger, one_line, printable
 from qg.jobs.envelope import git_hash
 from qg.jobs.functions import Functions
-from qg.jobs.tables import REPORT_POOL
+from qg.jobs.tables import JobsTables
 
 __all__ = ["PoolReport"]
 
@@ -20,6 +20,7 @@ class PoolReport:
 
     Args:
         client: where the connections come from.
+        tables: where the row is.
         name: of the pool.
         queue: the queue that it works.
         workers: how many it has.
@@ -28,9 +29,17 @@ class PoolReport:
     """
 
     def __init__(
-        self, client: Client, name: str, queue: str, workers: int, functions: Functions, logger: Logger
+        self,
+        client: Client,
+        tables: JobsTables,
+        name: str,
+        queue: str,
+        workers: int,
+        functions: Functions,
+        logger: Logger,
     ) -> None:
         self._client = client
+        self._tables = tables
         self._name = name
         self._queue = queue
         self._workers = workers
@@ -60,4 +69,5 @@ class PoolReport:
 
     def _write(self, workers: int) -> None:
         with engine_of(self._client).database.session() as session:
-            session.run(REPORT_POOL, (self._name, self._queue, workers, git_hash(), self._functions.job_types))
+            row = (self._name, self._queue, workers, git_hash(), self._functions.job_types)
+            session.run(self._tables.report_pool, row)

@@ -22,9 +22,9 @@ from qg.jobs.history import AttemptHistory
 from qg.jobs.pool_report import PoolReport
 from qg.jobs.queue import BaseQueue, Options
 from qg.jobs.schedules import Schedules
-from qg.jobs.tables import JOBS_TABLE, require_tables
+from qg.jobs.tables import JobsTables, find_tables
 from qg.jobs.telemetry import Telemetry
-from qg.tables import PollStrategy
+from qg.tables import PollStrategy, Table
 from qg.workerpool import WorkerPool
 from qg.working.handlers import WorkFunc
 
@@ -79,10 +79,8 @@ class PostgresJobs(BaseQueue):
         self._owns_client = not isinstance(source, Client)
         self._client = source if isinstance(source, Client) else Client(source, logger=logger)
         try:
-            with engine_of(self._client).database.session() as session:
-                require_tables(session)
-                place = _place_of_table(session)
-            schedules = Schedules(self._client, queue, telemetry)
+            self._tables, place = engine_of(self._client).database.run(_find_tables)
+            schedules = Schedules(self._client, self._tables, queue, telemetry)
             super().__init__(options, logger or self._client.logger, telemetry, schedules, place)
         except BaseException:
             if self._owns_client:
@@ -91,7 +89,7 @@ class PostgresJobs(BaseQueue):
         self._pool: WorkerPool | None = None
         self._work_map = _WorkMap(self._functions, self._work)
         name = pool_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._report = PoolReport(self._client, name, queue, pool_size, self._functions, self._logger)
+        self._report = PoolReport(self._client, self._tables, name, queue, pool_size, self._functions, self._logger)
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         if len(drafts) == 1:
@@ -135,7 +133,7 @@ class PostgresJobs(BaseQueue):
         return ended
 
     def _work(self, job: Job) -> None:
-        history = AttemptHistory(job, self._telemetry, self._logger)
+        history = AttemptHistory(job, self._tables, self._telemetry, self._logger)
         history.run(self._functions, JobScope(self, job.tx, self._place))
 
 
@@ -160,8 +158,7 @@ class _WorkMap(Mapping[str, WorkFunc]):
         return len(self._functions.job_types)
 
 
-def _place_of_table(session: Session) -> tuple[str, int, str, int]:
-    """Return what is the same for two sessions if they lead to the same que_jobs, and otherwise isn't."""
+def _find_tables(session: Session, table: Table) -> tuple[JobsTables, tuple[str, int, str, str]]:
+    """Return the tables of qg.jobs, and what is the same for two queues only if they have the same que_jobs."""
     info = session.conn.info
-    ((number,),) = session.run(JOBS_TABLE)
-    return info.host, info.port, info.dbname, number
+    return find_tables(session), (info.host, info.port, info.dbname, table.schema)

@@ -11,16 +11,7 @@ from qg.client import Client, engine_of
 from qg.database.session import Session
 from qg.job import Job
 from qg.jobs.drafts import Schedule
-from qg.jobs.tables import (
-    ADVANCE_SCHEDULE,
-    CLOCK,
-    FIND_SCHEDULE,
-    INSERT_SCHEDULE,
-    INSERT_TICK,
-    LOCK_DUE_SCHEDULE,
-    NOTE_JOB_OF_TICK,
-    SECONDS_UNTIL_TICKS,
-)
+from qg.jobs.tables import JobsTables
 from qg.jobs.telemetry import Telemetry
 from qg.tables import iso_text, timestamp
 
@@ -41,12 +32,14 @@ class Schedules:
 
     Args:
         client: enqueues the jobs.
+        tables: where the schedules are.
         queue: the queue's name.
         telemetry: is told of the jobs.
     """
 
-    def __init__(self, client: Client, queue: str, telemetry: Telemetry) -> None:
+    def __init__(self, client: Client, tables: JobsTables, queue: str, telemetry: Telemetry) -> None:
         self._client = client
+        self._tables = tables
         self._queue = queue
         self._telemetry = telemetry
         self._mutex = threading.RLock()
@@ -87,7 +80,7 @@ class Schedules:
         """Return in how many seconds the next tick of each schedule is due."""
         with self._mutex:
             numbers = list(self._declared)
-        waits = dict(session.run(SECONDS_UNTIL_TICKS, (numbers,))) if numbers else {}
+        waits = dict(session.run(self._tables.seconds_until_ticks, (numbers,))) if numbers else {}
         for number in [number for number in numbers if number not in waits]:  # somebody has removed its row
             anew = self._find_or_insert(session, self._declared[number])
             with self._mutex:
@@ -97,28 +90,28 @@ class Schedules:
 
     def _find_or_insert(self, session: Session, schedule: Schedule) -> int:
         key = (self._queue, schedule.cron.spec, schedule.takes.name, schedule.key)
-        known = session.run(FIND_SCHEDULE, key)
+        known = session.run(self._tables.find_schedule, key)
         if not known:
-            ((text,),) = session.run(CLOCK)
+            ((text,),) = session.run(self._tables.clock)
             now = timestamp(text).replace(microsecond=0)
-            session.run(INSERT_SCHEDULE, (*key, iso_text(schedule.cron.after(now, now))))
-            known = session.run(FIND_SCHEDULE, key)
+            session.run(self._tables.insert_schedule, (*key, iso_text(schedule.cron.after(now, now))))
+            known = session.run(self._tables.find_schedule, key)
         ((number,),) = known
         return int(number)
 
     def _fire(self, session: Session, number: int, schedule: Schedule) -> None:
         session.make_ready_for_handler()
         job: Job | None = None
-        due = session.run_in_transaction(LOCK_DUE_SCHEDULE, (number,))
+        due = session.run_in_transaction(self._tables.lock_due_schedule, (number,))
         if due:
             ((tick_at, now),) = due
             # The row says that this tick is due. The table of ticks says whether it has fired already.
-            if session.run_in_transaction(INSERT_TICK, (number, tick_at)):
+            if session.run_in_transaction(self._tables.insert_tick, (number, tick_at)):
                 with self._telemetry.enqueuing():
                     job = self._client.enqueue_in_tx(schedule.job(self._queue), session.conn)
-                session.run_in_transaction(NOTE_JOB_OF_TICK, (job.id, number, tick_at))
+                session.run_in_transaction(self._tables.note_job_of_tick, (job.id, number, tick_at))
             following = schedule.cron.after(timestamp(tick_at), timestamp(now))
-            session.run_in_transaction(ADVANCE_SCHEDULE, (tick_at, iso_text(following), number))
+            session.run_in_transaction(self._tables.advance_schedule, (tick_at, iso_text(following), number))
         session.commit()
         if job is not None:
             self._telemetry.count_enqueued([job.type], success=True)

@@ -9,38 +9,29 @@ from typing import Any
 from qg.database.session import Session
 from qg.database.sources import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
-from qg.tables import Statement, script
+from qg.tables import Statement, identifier, script
 
-__all__ = [
-    "ADVANCE_SCHEDULE",
-    "BEGIN_ATTEMPT",
-    "CLOCK",
-    "END_ATTEMPT",
-    "FIND_SCHEDULE",
-    "INSERT_ATTEMPT",
-    "INSERT_SCHEDULE",
-    "INSERT_TICK",
-    "JOBS_TABLE",
-    "LOCK_DUE_SCHEDULE",
-    "NOTE_JOB_OF_TICK",
-    "REPORT_POOL",
-    "SECONDS_UNTIL_TICKS",
-    "migrate",
-    "prune_history",
-    "prune_ticks",
-    "require_tables",
-]
+__all__ = ["JobsTables", "find_tables", "migrate", "prune_history", "prune_ticks"]
+
+_TABLES = ("qg_jobs_history", "qg_jobs_worker_pool", "qg_jobs_schedule", "qg_jobs_tick")
 
 # A time as JSON is written in ISO 8601 whatever the session's DateStyle is.
 _CLOCK = "to_json(clock_timestamp()) #>> '{}'"
 
-CLOCK = Statement(f"SELECT {_CLOCK}")
 
-BEGIN_ATTEMPT = Statement(f"SAVEPOINT qg_job; SELECT {_CLOCK}")
+class JobsTables:
+    """The statements on the tables in *schema*, which each of them names: a handler may set any search_path."""
 
-INSERT_ATTEMPT = Statement(
-    """
-INSERT INTO qg_jobs_history
+    def __init__(self, schema: str) -> None:
+        place = identifier(schema)
+
+        self.clock = Statement(f"SELECT {_CLOCK}")
+
+        self.begin_attempt = Statement(f"SAVEPOINT qg_job; SELECT {_CLOCK}")
+
+        self.insert_attempt = Statement(
+            f"""
+INSERT INTO {place}.qg_jobs_history
     (job_id, job_type, queue, priority, run_at, args, run_count, run_error, success, started_at, finished_at)
 VALUES (
     $1::bigint, $2::text, $3::text, $4::smallint, $5::timestamptz, $6::json, $7::integer, $8::text, $9::boolean,
@@ -48,101 +39,104 @@ VALUES (
 )
 RETURNING id
 """
-)
+        )
 
-END_ATTEMPT = Statement(f"RELEASE SAVEPOINT qg_job; {INSERT_ATTEMPT.text}")
+        self.end_attempt = Statement(f"RELEASE SAVEPOINT qg_job; {self.insert_attempt.text}")
 
-# It also deletes the rows of pools that have written nothing for a day.
-REPORT_POOL = Statement(
-    """
+        # It also deletes the rows of pools that have written nothing for a day.
+        self.report_pool = Statement(
+            f"""
 WITH given (id, queue, workers, git_hash, job_types) AS (
     VALUES ($1::text, $2::text, $3::integer, $4::text, $5::text[])
 ), gone AS (
-    DELETE FROM qg_jobs_worker_pool
+    DELETE FROM {place}.qg_jobs_worker_pool
     WHERE id IN (
-        SELECT id FROM qg_jobs_worker_pool
+        SELECT id FROM {place}.qg_jobs_worker_pool
         WHERE updated_at < now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
         FOR UPDATE SKIP LOCKED
     )
 )
-INSERT INTO qg_jobs_worker_pool (id, queue, workers, git_hash, job_types)
+INSERT INTO {place}.qg_jobs_worker_pool (id, queue, workers, git_hash, job_types)
 SELECT id, queue, workers, git_hash, job_types FROM given
 ON CONFLICT (id) DO UPDATE
 SET queue = excluded.queue, workers = excluded.workers, git_hash = excluded.git_hash,
     job_types = excluded.job_types, updated_at = now()
 RETURNING id
 """
-)
+        )
 
-FIND_SCHEDULE = Statement(
-    """
-SELECT id FROM qg_jobs_schedule
+        self.find_schedule = Statement(
+            f"""
+SELECT id FROM {place}.qg_jobs_schedule
 WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text AND md5(args::text) = md5($4::text)
 """
-)
+        )
 
-# Only for a schedule that FIND_SCHEDULE doesn't find: ON CONFLICT waits for a process that is firing its row.
-INSERT_SCHEDULE = Statement(
-    """
-INSERT INTO qg_jobs_schedule (queue, spec, job_type, args, next_tick_at)
+        # Only for a schedule that find_schedule doesn't find: ON CONFLICT waits for a process that is firing its row.
+        self.insert_schedule = Statement(
+            f"""
+INSERT INTO {place}.qg_jobs_schedule (queue, spec, job_type, args, next_tick_at)
 VALUES ($1::text, $2::text, $3::text, $4::json, $5::timestamptz)
 ON CONFLICT (queue, spec, job_type, md5(args::text)) DO NOTHING
 RETURNING id
 """
-)
+        )
 
-SECONDS_UNTIL_TICKS = Statement(
-    """
+        self.seconds_until_ticks = Statement(
+            f"""
 SELECT id, (extract(epoch FROM next_tick_at) - extract(epoch FROM clock_timestamp()))::float8
-FROM qg_jobs_schedule
+FROM {place}.qg_jobs_schedule
 WHERE id = ANY ($1::bigint[])
 """
-)
+        )
 
-# Only one process at a time fires a schedule; the others don't wait for it. If it freezes during its
-# transaction, the server ends its session, so that another process can fire the schedule.
-LOCK_DUE_SCHEDULE = Statement(
-    f"""
+        # Only one process at a time fires a schedule; the others don't wait for it. If it freezes during its
+        # transaction, the server ends its session, so that another process can fire the schedule.
+        self.lock_due_schedule = Statement(
+            f"""
 SET LOCAL idle_in_transaction_session_timeout = '10s';
 SELECT to_json(next_tick_at) #>> '{{}}', {_CLOCK}
-FROM qg_jobs_schedule
+FROM {place}.qg_jobs_schedule
 WHERE id = $1::bigint AND next_tick_at <= clock_timestamp()
 FOR UPDATE SKIP LOCKED
 """
-)
+        )
 
-INSERT_TICK = Statement(
-    """
-INSERT INTO qg_jobs_tick (schedule, tick_at) VALUES ($1::bigint, $2::timestamptz)
+        self.insert_tick = Statement(
+            f"""
+INSERT INTO {place}.qg_jobs_tick (schedule, tick_at) VALUES ($1::bigint, $2::timestamptz)
 ON CONFLICT DO NOTHING
 RETURNING true
 """
-)
+        )
 
-NOTE_JOB_OF_TICK = Statement(
-    """
-UPDATE qg_jobs_tick SET job_id = $1::bigint WHERE schedule = $2::bigint AND tick_at = $3::timestamptz
+        self.note_job_of_tick = Statement(
+            f"""
+UPDATE {place}.qg_jobs_tick SET job_id = $1::bigint WHERE schedule = $2::bigint AND tick_at = $3::timestamptz
 RETURNING true
 """
-)
+        )
 
-ADVANCE_SCHEDULE = Statement(
-    """
-UPDATE qg_jobs_schedule
+        self.advance_schedule = Statement(
+            f"""
+UPDATE {place}.qg_jobs_schedule
 SET last_tick_at = $1::timestamptz, next_tick_at = $2::timestamptz, updated_at = now()
 WHERE id = $3::bigint
 RETURNING true
 """
-)
+        )
 
-# A table of the same name may stand in several schemas of one database.
-JOBS_TABLE = Statement("SELECT to_regclass('que_jobs')::oid::bigint")
 
-_MISSING = Statement(
+# (names) -> each one's schema, or null where the search_path finds none.
+_SCHEMAS = Statement(
     """
-SELECT name
-FROM unnest(ARRAY['qg_jobs_history', 'qg_jobs_worker_pool', 'qg_jobs_schedule', 'qg_jobs_tick']) AS name
-WHERE to_regclass(name) IS NULL
+SELECT (
+    SELECT nspname::text FROM pg_catalog.pg_class
+    JOIN pg_catalog.pg_namespace AS space ON space.oid = relnamespace
+    WHERE pg_class.oid = pg_catalog.to_regclass(given.name)
+)
+FROM unnest($1::text[]) WITH ORDINALITY AS given (name, position)
+ORDER BY position
 """
 )
 
@@ -223,17 +217,24 @@ def prune_ticks(source: object, *, older_than: timedelta | None = None, keep: in
     return _change(source, _PRUNE_TICKS, _limits(older_than, keep))
 
 
-def require_tables(session: Session) -> None:
-    """Check that all tables are there.
+def find_tables(session: Session) -> JobsTables:
+    """Return the tables that the search_path of *session* finds; no handler may have used that.
 
     Raises:
-        ErrTable: if one isn't.
+        ErrTable: if one isn't there.
     """
-    missing = [name for (name,) in session.run(_MISSING)]
-    if missing:
+    schemas = [schema for (schema,) in session.run(_SCHEMAS, (list(_TABLES),))]
+    if None in schemas:
+        missing = _TABLES[schemas.index(None)]
         raise ErrTable(
-            f"there is no table {missing[0]} in this connection's search_path; create it with qg.jobs.migrate(source)"
+            f"there is no table {missing} in this connection's search_path; create it with qg.jobs.migrate(source)"
         )
+    if len(set(schemas)) > 1:
+        raise ErrTable(
+            f"the tables of qg.jobs are in several schemas, {', '.join(sorted(set(schemas)))}; "
+            "let the search_path find those that qg.jobs.migrate(source) made together"
+        )
+    return JobsTables(schemas[0])
 
 
 def _change(source: object, sql: str, params: dict[str, Any] | None = None) -> int:

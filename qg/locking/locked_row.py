@@ -247,7 +247,7 @@ class LockedRow:
     def turns_out_gone(self) -> bool:
         """Roll back what is open; return whether the row wasn't there to be settled, and still isn't.
 
-        It may be there all the same: a handler can set a role or a search_path that hides it.
+        It may be there all the same: a handler can set a role that hides it.
         """
         self._roll_back()
         self.is_gone = self.is_gone and not self._run("job_exists", (self.row.id,))

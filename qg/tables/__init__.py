@@ -7,12 +7,23 @@ version calls its columns, and how it finds a row again, stands in that version'
 from __future__ import annotations
 
 import re
-from typing import Any
+import threading
+from typing import Any, NamedTuple
 
 from qg.errors import ErrTable
 from qg.tables import v3, v7
 from qg.tables.columns import misfits
-from qg.tables.table import Draft, PollStrategy, Row, Statement, Table, iso_text, script, timestamp
+from qg.tables.table import (
+    Draft,
+    PollStrategy,
+    Row,
+    Statement,
+    Table,
+    identifier,
+    iso_text,
+    script,
+    timestamp,
+)
 from qg.tables.v7 import WRAPPER
 
 __all__ = [
@@ -23,26 +34,45 @@ __all__ = [
     "Statement",
     "Table",
     "detect",
+    "identifier",
     "iso_text",
     "script",
+    "table_in",
     "timestamp",
     "version_of",
 ]
 
-_TABLES = {3: v3.TABLE, **v7.TABLES}
+# By version and schema. Two that are equal are the same object; to make one takes milliseconds.
+_made: dict[tuple[int, str], Table] = {}
+_making = threading.Lock()
 
-# Ruby Que keeps the version in the table's comment; where a dump lost that, the columns tell.
+# Ruby Que keeps the version in the table's comment; where a dump lost that, the columns tell. A temporary
+# table is none: only one session has it.
 _SEEN = """
-SELECT obj_description(found.oid, 'pg_class'),
-       ARRAY(SELECT attname::text FROM pg_attribute
+SELECT found.schema,
+       pg_catalog.obj_description(found.oid, 'pg_class'),
+       ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
              WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped),
-       EXISTS (SELECT FROM pg_trigger
+       EXISTS (SELECT FROM pg_catalog.pg_trigger
                WHERE tgrelid = found.oid AND tgname = 'que_job_notify' AND tgqual IS NOT NULL)
-FROM (SELECT to_regclass('que_jobs')::oid AS oid) AS found
-WHERE found.oid IS NOT NULL
+FROM (
+    SELECT jobs.oid, nspname::text AS schema
+    FROM pg_catalog.unnest(coalesce(%s::name[], pg_catalog.current_schemas(false)))
+         WITH ORDINALITY AS path (name, place)
+    JOIN pg_catalog.pg_namespace AS space ON nspname = path.name
+    JOIN pg_catalog.pg_class AS jobs ON relnamespace = space.oid AND relname = 'que_jobs' AND relpersistence <> 't'
+    ORDER BY path.place
+    LIMIT 1
+) AS found
 """
 
 _V3_COLUMNS = {"priority", "run_at", "job_id", "job_class", "args", "error_count", "last_error", "queue"}
+
+
+class _Found(NamedTuple):
+    version: int
+    schema: str
+    columns: set[str]
 
 
 def version_of(cursor: Any) -> int:
@@ -53,52 +83,74 @@ def version_of(cursor: Any) -> int:
     Raises:
         ErrTable: if the table is none that any Que has made; says which columns it has.
     """
-    return _look(cursor)[0]
+    found = _find(cursor, None)
+    return 0 if found is None else found.version
 
 
-def _look(cursor: Any) -> tuple[int, set[str]]:
-    """Return what version_of() does, and the columns that are there."""
-    cursor.execute(_SEEN)
+def _find(cursor: Any, schema: str | None) -> _Found | None:
+    cursor.execute(_SEEN, (None if schema is None else [schema],))
     row = cursor.fetchone()
     if row is None:
-        return 0, set()
-    comment, columns, conditional_notify = row[0], set(row[1]), row[2]
+        return None
+    columns = set(row[2])
+    return _Found(_read_version(row[1], columns, row[3]), row[0], columns)
+
+
+def _read_version(comment: str | None, columns: set[str], conditional_notify: bool) -> int:
     if comment is not None and re.fullmatch(r"[1-9]\d*", comment):
-        return int(comment), columns
+        return int(comment)
     if columns >= _V3_COLUMNS:
-        return 3, columns
+        return 3
     if {"id", "last_error_message"} <= columns:
         if "job_schema_version" not in columns:
-            return 4, columns
+            return 4
         if "kwargs" not in columns:
-            return 5, columns
-        return (7 if conditional_notify else 6), columns
+            return 5
+        return 7 if conditional_notify else 6
     raise ErrTable(
         f"the que_jobs table is of no version that Que ever made: its columns are "
         f"{', '.join(sorted(columns))}; point search_path at the right schema"
     )
 
 
-def detect(cursor: Any) -> Table:
+def detect(cursor: Any, schema: str | None = None) -> Table:
     """Return the :class:`Table` for the database that *cursor* is connected to.
+
+    Runs one query in whatever transaction the cursor is in.
+
+    Args:
+        cursor: of a psycopg2 connection.
+        schema: where to look. None means the search_path, which is right only as long as no handler
+            has used the connection.
 
     Raises:
         ErrTable: if there is no que_jobs table, or none of a version that this qg can work, or one whose
             columns aren't those of its version.
     """
-    version, columns = _look(cursor)
-    if version == 0:
+    found = _find(cursor, schema)
+    if found is None:
+        place = "this connection's search_path" if schema is None else f"the schema {schema!r}"
         raise ErrTable(
-            "there is no que_jobs table in this connection's search_path; "
-            "create it with qg.migrate(source) or psql -f schema.sql"
+            f"there is no que_jobs table in {place}; create it with qg.migrate(source) or psql -f schema.sql"
         )
-    if version not in _TABLES:
+    if found.version != 3 and found.version not in v7.VERSIONS:
         raise ErrTable(
-            f"the que_jobs table is of version {version}, but this qg works versions 3 to 7; migrate it to one of them"
+            f"the que_jobs table is of version {found.version}, but this qg works versions 3 to 7; "
+            "migrate it to one of them"
         )
-    if wrong := misfits(version, columns):
+    if wrong := misfits(found.version, found.columns):
         raise ErrTable(
-            f"the que_jobs table says that it is of version {version}, but {wrong}; "
+            f"the que_jobs table says that it is of version {found.version}, but {wrong}; "
             "correct its comment or its columns, or point search_path at the right schema"
         )
-    return _TABLES[version]
+    return table_in(found.schema, found.version)
+
+
+def table_in(schema: str, version: int) -> Table:
+    """Return the :class:`Table` of *version*, 3 to 7, in *schema*: each time the same object."""
+    with _making:
+        table = _made.get((version, schema))
+        if table is None:
+            table = v3.table(schema) if version == 3 else v7.table(version, schema)
+            _made[version, schema] = table
+        return table

@@ -9,7 +9,7 @@ from qg.tables.table import PollStrategy, Row, Statement
 
 __all__ = [
     "DELETE_JOBS",
-    "PREPARED_NAMES",
+    "PREPARED",
     "RELOCK_JOB",
     "TAKE_JOBS",
     "TAKE_JOBS_BY_RUN_AT",
@@ -23,8 +23,15 @@ __all__ = [
     "take_jobs_in",
 ]
 
-# What the connection has prepared already, by whomever.
-PREPARED_NAMES = Statement("SELECT name FROM pg_prepared_statements")
+# (names, texts) -> the names that the connection has already, by whomever, and whether they are these statements.
+# Several may have been prepared in one message; the server has the whole of it for the text of each then.
+PREPARED = Statement(
+    """
+SELECT known.name, pg_catalog.strpos(known.statement, 'PREPARE ' || given.name || ' AS ' || given.text) > 0
+FROM unnest($1::text[], $2::text[]) AS given (name, text)
+JOIN pg_catalog.pg_prepared_statements AS known ON known.name = given.name
+"""
+)
 
 # (id) -> whether the lock was had, for a job known by its id.
 RELOCK_JOB = Statement("SELECT pg_try_advisory_lock($1::bigint)")

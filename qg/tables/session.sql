@@ -18,12 +18,12 @@ DECLARE
 BEGIN
     -- Each row is looked up by its key before any is deleted. Of a plain join, planned when the table
     -- was empty, the whole queue might become the outer side; OFFSET 0 rules that out.
-    DELETE FROM que_jobs
+    DELETE FROM :que_jobs
     WHERE ctid = ANY (ARRAY(
         SELECT found.place
         FROM unnest(priorities, run_ats, ids) AS key (priority, run_at, id),
              LATERAL (
-                 SELECT ctid AS place FROM :que_jobs
+                 SELECT ctid AS place FROM :selected
                  WHERE :workable
                    AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id
                  OFFSET 0
@@ -89,7 +89,7 @@ BEGIN
     LOOP
         future := false;
         FOR key IN
-            SELECT priority, run_at, :id AS id FROM :que_jobs
+            SELECT priority, run_at, :id AS id FROM :selected
             WHERE :workable AND queue = of_queue
               AND (priority, run_at, :id) > (at_priority, at_run_at, at_id)
               AND priority < coalesce(mark_priorities[stretch], 32768)
@@ -106,7 +106,7 @@ BEGIN
             END IF;
             IF only_types IS NOT NULL THEN  -- by itself, since a condition with a query in it is dear
                 CONTINUE WHEN NOT EXISTS (
-                    SELECT FROM :que_jobs
+                    SELECT FROM :selected
                     WHERE :workable AND job_class = ANY (only_types)
                       AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id
                 );
@@ -115,7 +115,7 @@ BEGIN
 
             SELECT :row
             INTO taken
-            FROM :que_jobs
+            FROM :selected
             WHERE :workable
               AND queue = of_queue AND priority = key.priority AND run_at = key.run_at AND :id = key.id;
             IF FOUND THEN

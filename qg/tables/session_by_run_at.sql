@@ -49,7 +49,7 @@ BEGIN
 
     LOOP
         jumps := jumps + 1;
-        SELECT priority, run_at, :id AS id INTO following FROM :que_jobs
+        SELECT priority, run_at, :id AS id INTO following FROM :selected
         WHERE :workable AND queue = of_queue
           AND priority > at_priority AND priority < coalesce(mark_priorities[stretch], 32768)
         ORDER BY priority, run_at, :id
@@ -60,7 +60,7 @@ BEGIN
             at_priority := mark_priorities[stretch];
             EXIT WHEN at_priority IS NULL;
             jumps := jumps + 1;
-            SELECT run_at, :id AS id INTO following FROM :que_jobs
+            SELECT run_at, :id AS id INTO following FROM :selected
             WHERE :workable AND queue = of_queue AND priority = at_priority
               AND (run_at, :id) > (mark_run_ats[stretch]::timestamptz, mark_ids[stretch])
             ORDER BY priority, run_at, :id
@@ -90,7 +90,7 @@ BEGIN
         is_wanted := true;
         IF only_types IS NOT NULL THEN
             is_wanted := EXISTS (
-                SELECT FROM :que_jobs
+                SELECT FROM :selected
                 WHERE :workable AND job_class = ANY (only_types)
                   AND queue = of_queue AND priority = priorities[earliest]
                   AND run_at = run_ats[earliest] AND :id = ids[earliest]
@@ -99,7 +99,7 @@ BEGIN
         IF is_wanted AND pg_try_advisory_lock(ids[earliest]) THEN
             SELECT :row
             INTO taken
-            FROM :que_jobs
+            FROM :selected
             WHERE :workable AND queue = of_queue AND priority = priorities[earliest]
               AND run_at = run_ats[earliest] AND :id = ids[earliest];
             IF FOUND THEN
@@ -111,7 +111,7 @@ BEGIN
         END IF;
 
         jumps := jumps + 1;
-        SELECT run_at, :id AS id INTO following FROM :que_jobs
+        SELECT run_at, :id AS id INTO following FROM :selected
         WHERE :workable AND queue = of_queue AND priority = priorities[earliest]
           AND (run_at, :id) > (run_ats[earliest], ids[earliest])
         ORDER BY priority, run_at, :id

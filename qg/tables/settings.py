@@ -17,12 +17,21 @@ _WANTED = {
     "tcp_user_timeout": "30000",  # ms
 }
 
-# () -> the names of what is prepared; idle_session_timeout as it was, in ms, null where there is none.
+# (names, texts) -> the names of what is prepared, by whomever; those of the given names that belong to other
+# statements; idle_session_timeout as it was, in ms, null where there is none.
+# Several may have been prepared in one message; the server has the whole of it for the text of each then.
 # Of the other settings those that somebody has set stay. Anybody may set all of them; what an older
 # server doesn't know isn't in pg_settings, whose rows are all read before the first of them is set.
 BEGIN_HOLDING = Statement(
     f"""
-SELECT ARRAY(SELECT name::text FROM pg_catalog.pg_prepared_statements), pg_catalog.min(idle_timeout)
+SELECT ARRAY(SELECT name::text FROM pg_catalog.pg_prepared_statements),
+       ARRAY(
+           SELECT known.name::text
+           FROM unnest($1::text[], $2::text[]) AS given (name, text)
+           JOIN pg_catalog.pg_prepared_statements AS known ON known.name = given.name
+           WHERE pg_catalog.strpos(known.statement, 'PREPARE ' || given.name || ' AS ' || given.text) = 0
+       ),
+       pg_catalog.min(idle_timeout)
 FROM (
     SELECT CASE WHEN found.name OPERATOR(pg_catalog.=) 'idle_session_timeout' THEN found.setting END AS idle_timeout,
            pg_catalog.set_config(found.name, wanted.setting, false)

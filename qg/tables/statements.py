@@ -10,15 +10,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from qg.tables.table import Statement, script
+from qg.tables.table import Statement, identifier, literal, script
 
 __all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "statements"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What there is in one version of the table."""
+    """What there is in one version of the table, and where it is."""
 
+    # The name of the schema that has it all.
+    schema: str
     # What the names of its prepared statements end with.
     suffix: str
     # The column with a job's id.
@@ -38,8 +40,23 @@ class Layout:
 
     @property
     def que_jobs(self) -> str:
+        """The table, where it is changed."""
+        return f"{identifier(self.schema)}.que_jobs"
+
+    @property
+    def que_lockers(self) -> str:
+        """The table of lockers."""
+        return f"{identifier(self.schema)}.que_lockers"
+
+    @property
+    def selected(self) -> str:
         """The table, in a FROM."""
-        return f"que_jobs, (SELECT {', '.join(self.absent)}) AS absent" if self.absent else "que_jobs"
+        return f"{self.que_jobs}, (SELECT {', '.join(self.absent)}) AS absent" if self.absent else self.que_jobs
+
+    def regclass(self, name: str) -> str:
+        """The table or index *name*, as to_regclass() and ::regclass read it."""
+        schema = self.schema.replace('"', '""')
+        return literal(f'"{schema}".{name}')
 
     @property
     def row(self) -> str:
@@ -72,15 +89,16 @@ def statements(layout: Layout) -> dict[str, Any]:
         "check_job": Statement(
             name=f"que_check_job{suffix}",
             fresh_snapshot=True,
-            text=f"SELECT true FROM {layout.que_jobs} WHERE {layout.workable} AND {has_key(1)}",
+            text=f"SELECT true FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}",
         ),
-        "destroy_job": settling("DELETE FROM que_jobs", layout, name=f"que_destroy_job{suffix}"),
-        "destroy_job_by_id": settling_by_id("DELETE FROM que_jobs", layout),
-        "job_exists": Statement(f"SELECT true FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}"),
+        "destroy_job": settling(f"DELETE FROM {layout.que_jobs}", layout, name=f"que_destroy_job{suffix}"),
+        "destroy_job_by_id": settling_by_id(f"DELETE FROM {layout.que_jobs}", layout),
+        "job_exists": Statement(f"SELECT true FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}"),
         # A handler can roll back to before it settled the job, or commit that and begin another transaction.
         "settlement": Statement(
             f"""
-SELECT txid_current() = number AND NOT EXISTS (SELECT FROM que_jobs WHERE {layout.unsettled} AND {has_id(1)}),
+SELECT txid_current() = number
+       AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}),
        txid_status(number) = 'committed'
 FROM (SELECT $2::bigint AS number) AS given
 """
@@ -91,7 +109,7 @@ FROM (SELECT $2::bigint AS number) AS given
         "set_error_by_id": Statement(f"{_set_error(layout)} WHERE {has_id(4)} RETURNING {row}"),
         "reschedule": Statement(
             f"""
-UPDATE que_jobs
+UPDATE {layout.que_jobs}
 SET run_at = coalesce($1::timestamptz, now() + $2::float8 * interval '1 second')
 FROM (SELECT {", ".join(layout.absent)}) AS absent
 WHERE {has_id(3)}
@@ -113,7 +131,7 @@ def _lock_job(layout: Layout, *, of_types: bool = False) -> str:
     given, is_wanted, queue = _wanted(layout, of_types)
     wanted = f"""
         SELECT queue, priority, run_at, {layout.id} AS id, {layout.row} AS job
-        FROM {layout.que_jobs}
+        FROM {layout.selected}
         WHERE {is_wanted}"""
     return f"""
 WITH RECURSIVE {given} due AS (
@@ -145,7 +163,7 @@ WITH {given} first AS (
     SELECT due.*
     FROM (
         SELECT queue, priority, run_at, {layout.id} AS id
-        FROM {layout.que_jobs}
+        FROM {layout.selected}
         WHERE {is_wanted} AND queue = {queue}
         ORDER BY run_at, priority, {layout.id}
         OFFSET 0
@@ -155,7 +173,7 @@ WITH {given} first AS (
 )
 SELECT job
 FROM first, LATERAL (
-    SELECT {layout.row} AS job FROM {layout.que_jobs}
+    SELECT {layout.row} AS job FROM {layout.selected}
     WHERE queue = first.queue AND priority = first.priority AND run_at = first.run_at AND {layout.id} = first.id
 ) AS locked
 """
@@ -193,7 +211,7 @@ SELECT count(*), txid_current() FROM changed
 
 def _set_error(layout: Layout) -> str:
     given = ", ".join(("$1::integer AS failures", "$2::float8 AS seconds", "$3::text AS message", *layout.absent))
-    return f"UPDATE que_jobs SET error_count = given.failures, {layout.failed} FROM (SELECT {given}) AS given"
+    return f"UPDATE {layout.que_jobs} SET error_count = given.failures, {layout.failed} FROM (SELECT {given}) AS given"
 
 
 # A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole
@@ -218,7 +236,7 @@ SELECT queue,
        count(*) FILTER (WHERE error_count > 0),
        max(error_count),
        to_json(min(run_at)) #>> '{{}}'
-FROM que_jobs
+FROM {layout.que_jobs}
 WHERE {layout.unsettled}
 GROUP BY queue, job_class
 ORDER BY queue, job_class
@@ -227,12 +245,14 @@ ORDER BY queue, job_class
 
 
 def _functions(layout: Layout) -> str:
+    indexes = [f"to_regclass({layout.regclass(each)})" for each in layout.indexes]
     parts = {
-        "entries": " + ".join(f"pg_stat_get_xact_tuples_returned(to_regclass('{each}'))" for each in layout.indexes),
+        "entries": " + ".join(f"pg_stat_get_xact_tuples_returned({each})" for each in indexes),
         "id": layout.id,
-        "pages": " + ".join(f"pg_stat_get_xact_blocks_fetched(to_regclass('{each}'))" for each in layout.indexes),
+        "pages": " + ".join(f"pg_stat_get_xact_blocks_fetched({each})" for each in indexes),
         "que_jobs": layout.que_jobs,
         "row": layout.row,
+        "selected": layout.selected,
         "workable": layout.workable,
     }
     text = script("session.sql") + script("session_by_run_at.sql")

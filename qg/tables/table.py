@@ -19,7 +19,9 @@ __all__ = [
     "Row",
     "Statement",
     "Table",
+    "identifier",
     "iso_text",
+    "literal",
     "script",
     "timestamp",
 ]
@@ -105,6 +107,24 @@ class Row(NamedTuple):
         return timestamp(self.run_at)
 
 
+def identifier(name: str) -> str:
+    """Return *name* as a quoted identifier, in a form that no template or driver takes for anything else.
+
+    What is neither a letter nor a digit of ASCII is escaped, so there is no ``%``, ``$`` or ``:`` in it.
+    """
+    escaped = _escaped(name, "\\{:04x}")
+    return f'"{name}"' if escaped == name else f'U&"{escaped}"'
+
+
+def literal(text: str) -> str:
+    """Return *text* as a string constant, as harmless as an identifier()."""
+    return f"E'{_escaped(text, chr(92) + 'u{:04x}')}'"
+
+
+def _escaped(text: str, form: str) -> str:
+    return "".join(each if each.isalnum() or each in "_ " or each > "\x7f" else form.format(ord(each)) for each in text)
+
+
 def iso_text(when: datetime) -> str:
     """Return the aware datetime *when* as text that PostgreSQL reads, whatever its offset.
 
@@ -178,9 +198,13 @@ class Lockers:
     leave: Statement
 
 
-@dataclass(frozen=True)
+# Equal are only two that are the same: whoever compares them wants to know whether the table was migrated.
+@dataclass(frozen=True, eq=False)
 class Table:
-    """What a version of the table offers: its statements, and how a job gets into it.
+    """What a version of the table in one schema offers: its statements, and how a job gets into it.
+
+    Every statement names the schema, so that a handler's search_path, or a temporary table, leads to no
+    other table.
 
     A statement returns a job as one column, the JSON array that :meth:`Row.read` reads: psycopg2
     takes longer over ten columns than json over one. A statement of another version fails rather
@@ -188,6 +212,8 @@ class Table:
     """
 
     version: int
+    # The schema's name as the server knows it, not quoted.
+    schema: str
 
     # How the table holds a draft; raises ErrInvalidJob if it can't. How many fields of a draft, from
     # the first one on, the INSERTs take.

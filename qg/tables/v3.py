@@ -6,38 +6,71 @@ from qg.errors import ErrInvalidJob
 from qg.tables.statements import LOCKED, Layout, statements
 from qg.tables.table import Draft, Statement, Table
 
-__all__ = ["TABLE"]
+__all__ = ["table"]
+
+
+def table(schema: str) -> Table:
+    """Return the table in *schema*."""
+    layout = _layout(schema)
+    insert_jobs = _insert_jobs(layout)
+    return Table(
+        version=3,
+        schema=schema,
+        fit=_fit,
+        width=5,
+        queue_name=str,
+        migrated_queue=lambda queue: "" if queue == "default" else queue,
+        maximum_retry_count=None,
+        finish_job=None,
+        finish_job_by_id=None,
+        insert_job=_insert_job(layout),
+        insert_jobs=insert_jobs,
+        insert_jobs_quietly=insert_jobs,
+        job_states=_job_states(layout),
+        notifies=_notifies(layout),
+        channel=lambda pid: "qg_jobs",
+        read_notification=_read_notification,
+        lockers=None,
+        **statements(layout),
+    )
+
 
 # There is no state for a job that is given up. It stays, with its error, where nobody takes it for a
 # hundred years, or until somebody sets its run_at.
-_LAYOUT = Layout(
-    suffix="",
-    id="job_id",
-    unsettled="true",
-    workable="true",
-    absent=(),
-    described="last_error",
-    failed="""
+def _layout(schema: str) -> Layout:
+    return Layout(
+        schema=schema,
+        suffix="",
+        id="job_id",
+        unsettled="true",
+        workable="true",
+        absent=(),
+        described="last_error",
+        failed="""
         run_at = now() + coalesce(given.seconds, 3153600000) * interval '1 second',
         last_error = coalesce(given.message, last_error)
     """,
-    indexes=("que_jobs_pkey",),
-)
+        indexes=("que_jobs_pkey",),
+    )
 
-_INSERT_JOB = Statement(
-    name="que_insert_job",
-    text=f"""
-INSERT INTO que_jobs (queue, priority, run_at, job_class, args)
+
+def _insert_job(layout: Layout) -> Statement:
+    return Statement(
+        name="que_insert_job",
+        text=f"""
+INSERT INTO {layout.que_jobs} (queue, priority, run_at, job_class, args)
 VALUES ($1::text, $2::smallint, coalesce($3::timestamptz, now()), $4::text, $5::json)
-RETURNING {_LAYOUT.row}
+RETURNING {layout.row}
 """,
-)
+    )
+
 
 # The sequence is asked after the sort, so the ids ascend in the order of the arrays.
-_INSERT_JOBS = Statement(
-    """
+def _insert_jobs(layout: Layout) -> Statement:
+    return Statement(
+        f"""
 WITH stored AS (
-    INSERT INTO que_jobs (queue, priority, run_at, job_class, args)
+    INSERT INTO {layout.que_jobs} (queue, priority, run_at, job_class, args)
     SELECT queue, priority, coalesce(run_at::timestamptz, now()), job_class, args::json
     FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[])
          WITH ORDINALITY AS given (queue, priority, run_at, job_class, args, position)
@@ -46,28 +79,32 @@ WITH stored AS (
 )
 SELECT json_agg(json_build_array(job_id, run_at) ORDER BY job_id)::text FROM stored
 """
-)
+    )
 
-_JOB_STATES = Statement(
-    f"""
+
+def _job_states(layout: Layout) -> Statement:
+    return Statement(
+        f"""
 SELECT job_id, queue, job_class, priority, to_json(run_at) #>> '{{}}', error_count,
        locked.pid, NULL::integer, coalesce(client_hostname, host(client_addr)),
        to_json(coalesce(xact_start, query_start)) #>> '{{}}'
 FROM ({LOCKED}) AS locked
-JOIN que_jobs ON job_id = locked.id
+JOIN {layout.que_jobs} ON job_id = locked.id
 LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
 ORDER BY job_id
 """
-)
+    )
 
-_NOTIFIES = Statement(
-    """
+
+def _notifies(layout: Layout) -> Statement:
+    return Statement(
+        f"""
 SELECT EXISTS (
     SELECT FROM pg_trigger
-    WHERE tgrelid = 'que_jobs'::regclass AND tgname = 'qg_notify' AND tgenabled IN ('O', 'A')
+    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass AND tgname = 'qg_notify' AND tgenabled IN ('O', 'A')
 )
 """
-)
+    )
 
 
 def _fit(draft: Draft) -> Draft:
@@ -87,24 +124,3 @@ def _fit(draft: Draft) -> Draft:
 def _read_notification(payload: str) -> tuple[str, int] | None:
     count, _, queue = payload.partition(" ")
     return (queue, int(count)) if count.isdecimal() else None
-
-
-TABLE = Table(
-    version=3,
-    fit=_fit,
-    width=5,
-    queue_name=str,
-    migrated_queue=lambda queue: "" if queue == "default" else queue,
-    maximum_retry_count=None,
-    finish_job=None,
-    finish_job_by_id=None,
-    insert_job=_INSERT_JOB,
-    insert_jobs=_INSERT_JOBS,
-    insert_jobs_quietly=_INSERT_JOBS,
-    job_states=_JOB_STATES,
-    notifies=_NOTIFIES,
-    channel=lambda pid: "qg_jobs",
-    read_notification=_read_notification,
-    lockers=None,
-    **statements(_LAYOUT),
-)

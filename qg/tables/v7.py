@@ -16,7 +16,9 @@ from qg.errors import ErrInvalidJob
 from qg.tables.statements import LOCKED, Layout, settling, settling_by_id, statements
 from qg.tables.table import Draft, Lockers, Statement, Table
 
-__all__ = ["TABLES", "WRAPPER"]
+__all__ = ["VERSIONS", "WRAPPER", "table"]
+
+VERSIONS = (4, 5, 6, 7)
 
 WRAPPER = "ActiveJob::QueueAdapters::QueAdapter::JobWrapper"
 """The type of every job that ActiveJob enqueues."""
@@ -41,36 +43,14 @@ _FAILED = """
     END
 """
 
-_NOTIFIES = Statement(
-    """
-SELECT EXISTS (
-    SELECT FROM pg_trigger
-    WHERE tgrelid = 'que_jobs'::regclass AND tgname = 'que_job_notify' AND tgenabled IN ('O', 'A')
-)
-"""
-)
 
-# A locker of Ruby's has one session for all its workers, and asks for jobs on it all the time: since
-# when it has had one, nobody can see.
-_JOB_STATES = Statement(
-    f"""
-SELECT id, queue, job_class, priority, to_json(run_at) #>> '{{}}', error_count,
-       locked.pid, ruby_pid, coalesce(ruby_hostname, client_hostname, host(client_addr)),
-       CASE WHEN coalesce(worker_count, 0) = 0 THEN to_json(coalesce(xact_start, query_start)) #>> '{{}}' END
-FROM ({LOCKED}) AS locked
-JOIN que_jobs USING (id)
-LEFT JOIN que_lockers ON que_lockers.pid = locked.pid
-LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
-ORDER BY id
-"""
-)
-
-
-def _table(version: int) -> Table:
-    layout = _layout(version)
-    finish = "UPDATE que_jobs SET finished_at = now()"
+def table(version: int, schema: str) -> Table:
+    """Return the table of *version*, one of VERSIONS, in *schema*."""
+    layout = _layout(version, schema)
+    finish = f"UPDATE {layout.que_jobs} SET finished_at = now()"
     return Table(
         version=version,
+        schema=schema,
         fit=lambda draft: _fit(draft, version),
         width=7,
         queue_name=_queue_name,
@@ -78,17 +58,17 @@ def _table(version: int) -> Table:
         maximum_retry_count=15,
         finish_job=settling(finish, layout),
         finish_job_by_id=settling_by_id(finish, layout),
-        job_states=_JOB_STATES,
-        notifies=_NOTIFIES,
+        job_states=_job_states(layout),
+        notifies=_notifies(layout),
         channel=lambda pid: f"que_listener_{pid}",
         read_notification=_read_notification,
-        lockers=_lockers(version),
+        lockers=_lockers(layout, version),
         **_inserts(layout, version),
         **statements(layout),
     )
 
 
-def _layout(version: int) -> Layout:
+def _layout(version: int, schema: str) -> Layout:
     absent = []
     if version < 5:
         absent.append("1 AS job_schema_version")
@@ -98,6 +78,7 @@ def _layout(version: int) -> Layout:
     if version == 5:
         indexes.append("que_poll_idx_with_job_schema_version")
     return Layout(
+        schema=schema,
         suffix=f"_v{version}",
         id="id",
         unsettled=_UNSETTLED,
@@ -136,7 +117,7 @@ def _inserts(layout: Layout, version: int) -> dict[str, Any]:
         columns |= {"kwargs": "kwargs", "job_schema_version": str(_job_schema_version(version))}
     else:
         layout = replace(layout, described=_described("'{}'"))
-    insert = f"INSERT INTO que_jobs ({', '.join(columns)}) SELECT {', '.join(columns.values())}"
+    insert = f"INSERT INTO {layout.que_jobs} ({', '.join(columns)}) SELECT {', '.join(columns.values())}"
     return {
         "insert_job": Statement(
             name=f"que_insert_job{layout.suffix}",
@@ -185,15 +166,43 @@ WITH {quiet} stored AS (
     )
 
 
-def _lockers(version: int) -> Lockers:
+# A locker of Ruby's has one session for all its workers, and asks for jobs on it all the time: since
+# when it has had one, nobody can see.
+def _job_states(layout: Layout) -> Statement:
+    return Statement(
+        f"""
+SELECT id, queue, job_class, priority, to_json(run_at) #>> '{{}}', error_count,
+       locked.pid, ruby_pid, coalesce(ruby_hostname, client_hostname, host(client_addr)),
+       CASE WHEN coalesce(worker_count, 0) = 0 THEN to_json(coalesce(xact_start, query_start)) #>> '{{}}' END
+FROM ({LOCKED}) AS locked
+JOIN {layout.que_jobs} USING (id)
+LEFT JOIN {layout.que_lockers} ON que_lockers.pid = locked.pid
+LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
+ORDER BY id
+"""
+    )
+
+
+def _notifies(layout: Layout) -> Statement:
+    return Statement(
+        f"""
+SELECT EXISTS (
+    SELECT FROM pg_trigger
+    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass AND tgname = 'que_job_notify' AND tgenabled IN ('O', 'A')
+)
+"""
+    )
+
+
+def _lockers(layout: Layout, version: int) -> Lockers:
     column, value = (", job_schema_version", f", {_job_schema_version(version)}") if version >= 5 else ("", "")
     return Lockers(
         register=Statement(
             f"""
-DELETE FROM que_lockers
+DELETE FROM {layout.que_lockers}
 WHERE pid = pg_backend_pid()
    OR NOT EXISTS (SELECT FROM pg_stat_activity AS session WHERE session.pid = que_lockers.pid);
-INSERT INTO que_lockers
+INSERT INTO {layout.que_lockers}
     (pid, worker_count, worker_priorities, ruby_pid, ruby_hostname, queues, listening{column})
 SELECT pg_backend_pid(), workers, array_fill(NULL::integer, ARRAY[greatest(workers, 1)]), process, host,
        ARRAY[queue], listening{value}
@@ -204,7 +213,7 @@ FROM (
 RETURNING pid
 """
         ),
-        leave=Statement("DELETE FROM que_lockers WHERE pid = pg_backend_pid() RETURNING pid"),
+        leave=Statement(f"DELETE FROM {layout.que_lockers} WHERE pid = pg_backend_pid() RETURNING pid"),
     )
 
 
@@ -277,6 +286,3 @@ def _read_notification(payload: str) -> tuple[str, int] | None:
         return (message["queue"], 1) if message["message_type"] == "job_available" else None
     except (ValueError, KeyError, TypeError):  # anybody may notify any channel of anything
         return None
-
-
-TABLES = {version: _table(version) for version in (4, 5, 6, 7)}

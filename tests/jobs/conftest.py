@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Database, needs
+from support import PATIENCE, Database, jobs_tables_of, needs
 
 import qg
 
@@ -59,7 +59,7 @@ def make_schedules(jobs_database: Database) -> Iterator[Callable[..., Schedules]
 
     def make(queue: str = "", telemetry: Telemetry | None = None) -> Schedules:
         clients.append(qg.Client(jobs_database.dsn))
-        return Schedules(clients[-1], queue, telemetry or Telemetry(None, None))
+        return Schedules(clients[-1], jobs_tables_of(clients[-1]), queue, telemetry or Telemetry(None, None))
 
     yield make
     for client in clients:

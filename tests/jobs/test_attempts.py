@@ -17,6 +17,7 @@ from typing import Any
 import psycopg2
 import pytest
 from insides import store_of, worker_of
+from psycopg2.extensions import make_dsn
 from support import PATIENCE, VERSION, Database, Network, as_args, eventually
 
 import qg
@@ -527,3 +528,40 @@ def test_lines_that_a_job_func_logs_name_the_job(
     work_one(queue)
     assert "greeted user=7 job_id=1 job_type=test_attempts.Greet" in caplog.messages
     assert any(line.startswith("job_worked id=1 type=test_attempts.Greet") for line in caplog.messages)
+
+
+@pytest.mark.parametrize("local", ["LOCAL", ""], ids=["for the transaction", "for good"])
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+def test_a_job_func_that_sets_another_search_path_leads_no_statement_to_other_tables(
+    make_queue: MakeQueue, jobs_database: Database, local: str, fails: bool
+):
+    with qg.Client(jobs_database.dsn) as client:
+        jobs_database.query("CREATE SCHEMA elsewhere")
+        try:
+            elsewhere = make_dsn(jobs_database.dsn, options="-c search_path=elsewhere")
+            qg.migrate(elsewhere, VERSION)
+            jobs.migrate(elsewhere)
+            queue = make_queue(client)
+
+            @queue.register_job_func
+            def greet(ctx: jobs.Context, job: Greet) -> None:
+                with ctx.tx.cursor() as cur:
+                    cur.execute(f"SET {local} search_path TO elsewhere")
+                queue.enqueue(Report())
+                if fails:
+                    raise ValueError("no such user")
+
+            queue.enqueue(Greet(7))
+            work_one(queue)
+            queue.schedule("@every 1h", Report())
+            queue._report.write()
+            # Greet's retry, or the Report, which fails in its turn, since nobody works it.
+            assert [success for _, _, success, _ in history(jobs_database)] == ([False] if fails else [True, False])
+            assert jobs_database.count() == 1
+            for table, count in (("schedule", 1), ("worker_pool", 1), ("history", 1 if fails else 2)):
+                assert jobs_database.value(f"SELECT count(*) FROM qg_jobs_{table}") == count
+                assert jobs_database.value(f"SELECT count(*) FROM elsewhere.qg_jobs_{table}") == 0
+            assert jobs_database.value("SELECT count(*) FROM elsewhere.que_jobs") == 0
+        finally:
+            assert queue.shutdown(PATIENCE)
+            jobs_database.query("DROP SCHEMA elsewhere CASCADE")

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 import psycopg2.pool
 import pytest
-from support import JSON, PATIENCE, VERSION, Database, Network, eventually, needs
+from support import JSON, PATIENCE, VERSION, Database, Network, eventually, jobs_tables_of, needs
 
 import qg
 from qg import jobs
@@ -145,7 +145,7 @@ def test_a_report_is_due_every_thirty_seconds_and_removes_pools_unseen_for_a_day
         "('old', '', 1, '', '{}', now() - interval '25 hours'), ('crew', '', 1, '', '{}', now() - interval '2 days'), "
         "('young', '', 1, '', '{}', now() - interval '23 hours')"
     )
-    report = PoolReport(client, "crew", "", 4, Functions(), client.logger)
+    report = PoolReport(client, jobs_tables_of(client), "crew", "", 4, Functions(), client.logger)
     assert report.write() == 30.0
     assert [(name, workers) for name, _, workers, _ in pools(jobs_database)] == [("crew", 4), ("young", 1)]
     assert jobs_database.value(
@@ -327,7 +327,7 @@ def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, client: qg.Cli
         thread.join()
     assert answers == [True] * 4
     assert [workers for _, _, workers, _ in pools(jobs_database)] == [0]
-    report = PoolReport(client, "other crew", "", 4, Functions(), client.logger)
+    report = PoolReport(client, jobs_tables_of(client), "other crew", "", 4, Functions(), client.logger)
     report.write()
     report.leave(worked=True)
     assert report.write() == 30.0  # one that was under way says nothing any more
@@ -335,7 +335,7 @@ def test_two_shutdowns_at_once_report_once(make_queue: MakeQueue, client: qg.Cli
 
 
 def test_a_pool_that_never_worked_isnt_on_record(client: qg.Client, jobs_database: Database):
-    report = PoolReport(client, "crew", "", 4, Functions(), client.logger)
+    report = PoolReport(client, jobs_tables_of(client), "crew", "", 4, Functions(), client.logger)
     report.leave(worked=False)
     report.write()
     assert pools(jobs_database) == []

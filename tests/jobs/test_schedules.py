@@ -313,7 +313,7 @@ def test_a_schedule_that_couldnt_be_declared_again_isnt_forgotten(
     schedules.declare(Schedule.of("@every 1h", Beat()))
     jobs_database.query("DELETE FROM qg_jobs_schedule")
     with monkeypatch.context() as patch:
-        patch.setattr("qg.jobs.schedules.INSERT_SCHEDULE", Statement("SELECT 1 / 0"))
+        patch.setattr(schedules._tables, "insert_schedule", Statement("SELECT 1 / 0"))
         with pytest.raises(psycopg2.Error):
             schedules.tick()
     schedules.tick()

@@ -44,7 +44,6 @@ def main(dsn: str, spec: str, fault: str = "") -> None:
         shift()
     from qg import jobs
     from qg.database import session
-    from qg.jobs import schedules
     from qg.tables import Statement
 
     def hold(_: object) -> None:
@@ -55,8 +54,8 @@ def main(dsn: str, spec: str, fault: str = "") -> None:
     queue = jobs.PostgresJobs(dsn, pool_size=1)
     queue.schedule(spec, Crowd() if fault == "crowd" else Beat())
     if fault == "freeze":
-        statement = schedules.LOCK_DUE_SCHEDULE
-        schedules.LOCK_DUE_SCHEDULE = Statement(statement.text.replace("'10s'", "'200ms'"))
+        statement = queue._tables.lock_due_schedule
+        queue._tables.lock_due_schedule = Statement(statement.text.replace("'10s'", "'200ms'"))
     if fault in ("hold", "freeze"):
         session.Session.commit = hold  # type: ignore[method-assign]
     queue.start()
