@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, UntilEmpty, eventually, jobs_view
+from support import VERSION, Database, Network, UntilEmpty, eventually, jobs_view, try_locks_with
 
 import qg
 import qg.working.batch
@@ -155,7 +155,7 @@ def network(dsn: str) -> Iterator[Network]:
 
 
 @pytest.fixture
-def gate(database: Database) -> Iterator[str]:
+def gate(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A DSN whose sessions wait, before they try a job's lock, until nobody has the lock (7, 7)."""
     database.query(
         "CREATE SCHEMA gate;"
@@ -163,7 +163,8 @@ def gate(database: Database) -> Iterator[str]:
         "PERFORM pg_catalog.pg_advisory_lock(7, 7); PERFORM pg_catalog.pg_advisory_unlock(7, 7);"
         "RETURN pg_catalog.pg_try_advisory_lock(id); END $$"
     )
-    yield make_dsn(database.dsn, options="-c search_path=gate,pg_catalog,public")
+    try_locks_with(monkeypatch, "gate.pg_try_advisory_lock")
+    yield database.dsn
     database.query("DROP SCHEMA gate CASCADE")
 
 

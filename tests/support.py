@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import re
@@ -21,12 +22,13 @@ import pytest
 from psycopg2.extensions import connection
 
 import qg
+import qg.tables
 from qg.client import engine_of
 from qg.database.outage import Outage
 from qg.database.session import Session
 from qg.locking.marks import Marks
 from qg.locking.row_taker import RowTaker, Taken
-from qg.tables import Table
+from qg.tables import Statement, Table, table_in
 from qg.working.listener import Listener
 from qg.working.options import WorkOptions
 from qg.working.runner import Runner
@@ -199,6 +201,22 @@ def lease(client: qg.Client) -> Session:
 def table_of(client: qg.Client) -> Table:
     """The table as *client* knows it."""
     return engine_of(client).database.table
+
+
+def try_locks_with(patch: pytest.MonkeyPatch, function: str) -> None:
+    """Let clients call *function* of their table in public, instead of pg_try_advisory_lock, to take a job."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Statement):
+            return dataclasses.replace(value, text=changed(value.text))
+        if isinstance(value, str):
+            return re.sub(r"(pg_catalog\.)?\bpg_try_advisory_lock\(", f"{function}(", value)
+        return value
+
+    for version in VERSIONS:
+        table = table_in("public", version)
+        values = {field.name: changed(getattr(table, field.name)) for field in dataclasses.fields(table)}
+        patch.setitem(qg.tables._made, (version, "public"), Table(**values))
 
 
 def jobs_tables_of(client: qg.Client) -> JobsTables:

@@ -90,7 +90,7 @@ def kinds(network: Network, *, lockers: bool = False) -> list[str]:
     }
     result = []
     for statement in network.statements:
-        plain = statement.replace('"public".', "")
+        plain = statement.replace('"public".', "").replace("pg_catalog.", "")
         parts = [short for text, short in known.items() if text in plain]
         result.append("+".join(parts) or statement)
     return result if lockers else [kind for kind in result if kind not in ("enlist+leave", "leave")]

@@ -16,7 +16,7 @@ import psycopg2.pool
 import pytest
 from migrating import insert, insert_locker
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, eventually, lease, on_versions, rows_of, table_of, take
+from support import Database, UntilEmpty, eventually, lease, on_versions, rows_of, table_of, take, try_locks_with
 
 import qg
 import qg.locking.row_taker
@@ -348,14 +348,15 @@ def test_a_source_with_no_connection_to_spare_polls_and_that_is_said(
 
 
 @pytest.fixture
-def witness(database: Database) -> Iterator[str]:
+def witness(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A DSN whose sessions note in witness.tried which jobs' locks they try."""
     database.query(
         "CREATE SCHEMA witness; CREATE TABLE witness.tried (number serial, id bigint);"
         "CREATE FUNCTION witness.pg_try_advisory_lock(id bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN "
         "INSERT INTO witness.tried (id) VALUES (id); RETURN pg_catalog.pg_try_advisory_lock(id); END $$"
     )
-    yield make_dsn(database.dsn, options="-c search_path=witness,pg_catalog,public")
+    try_locks_with(monkeypatch, "witness.pg_try_advisory_lock")
+    yield database.dsn
     database.query("DROP SCHEMA witness CASCADE")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, connection, make_dsn
-from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions, rows_of
+from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, connection
+from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions, rows_of, try_locks_with
 
 import qg
 
@@ -84,9 +84,10 @@ def client(table: Database) -> Iterator[qg.Client]:
 
 
 @pytest.fixture
-def gated(table: Database) -> Iterator[qg.Client]:
+def gated(table: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[qg.Client]:
     """A client that waits, before it tries a job's lock, until nobody has the lock (7, 7)."""
-    with qg.Client(make_dsn(table.dsn, options="-c search_path=gate,pg_catalog,public")) as client:
+    try_locks_with(monkeypatch, "gate.pg_try_advisory_lock")
+    with qg.Client(table.dsn) as client:
         yield client
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
-import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 from support import Database, UntilEmpty, backend_pid, eventually, lease, take
@@ -58,14 +57,13 @@ def test_a_job_that_changed_between_the_look_and_the_lock_isnt_handed_out(
     assert race(gate, database, RACES[change], wanted) == (expected, expected)
 
 
-@pytest.mark.parametrize("options", ["", " -c default_transaction_isolation=repeatable\\ read"])
+@pytest.mark.parametrize("options", ["", "-c default_transaction_isolation=repeatable\\ read"])
 @pytest.mark.parametrize("change", RACES)
 def test_lock_job_and_a_worker_pass_over_a_job_that_changed_in_between(
     gate: str, database: Database, change: str, options: str
 ) -> None:
-    parts = psycopg2.extensions.parse_dsn(gate)
     order: list[int] = []
-    with qg.Client(make_dsn(gate, options=parts["options"] + options)) as client:
+    with qg.Client(make_dsn(gate, options=options)) as client:
         assert client.lock_job() is None
         fill(database, 2)
         pid = backend_pid(client)

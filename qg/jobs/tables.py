@@ -16,7 +16,7 @@ __all__ = ["JobsTables", "find_tables", "migrate", "prune_history", "prune_ticks
 _TABLES = ("qg_jobs_history", "qg_jobs_worker_pool", "qg_jobs_schedule", "qg_jobs_tick")
 
 # A time as JSON is written in ISO 8601 whatever the session's DateStyle is.
-_CLOCK = "to_json(clock_timestamp()) #>> '{}'"
+_CLOCK = "pg_catalog.to_json(pg_catalog.clock_timestamp()) #>> '{}'::text[]"
 
 
 class JobsTables:
@@ -35,7 +35,7 @@ INSERT INTO {place}.qg_jobs_history
     (job_id, job_type, queue, priority, run_at, args, run_count, run_error, success, started_at, finished_at)
 VALUES (
     $1::bigint, $2::text, $3::text, $4::smallint, $5::timestamptz, $6::json, $7::integer, $8::text, $9::boolean,
-    coalesce($10::timestamptz, clock_timestamp()), clock_timestamp()
+    coalesce($10::timestamptz, pg_catalog.clock_timestamp()), pg_catalog.clock_timestamp()
 )
 RETURNING id
 """
@@ -52,7 +52,7 @@ WITH given (id, queue, workers, git_hash, job_types) AS (
     DELETE FROM {place}.qg_jobs_worker_pool
     WHERE id IN (
         SELECT id FROM {place}.qg_jobs_worker_pool
-        WHERE updated_at < now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
+        WHERE updated_at < pg_catalog.now() - interval '1 day' AND id NOT IN (SELECT id FROM given)
         FOR UPDATE SKIP LOCKED
     )
 )
@@ -60,7 +60,7 @@ INSERT INTO {place}.qg_jobs_worker_pool (id, queue, workers, git_hash, job_types
 SELECT id, queue, workers, git_hash, job_types FROM given
 ON CONFLICT (id) DO UPDATE
 SET queue = excluded.queue, workers = excluded.workers, git_hash = excluded.git_hash,
-    job_types = excluded.job_types, updated_at = now()
+    job_types = excluded.job_types, updated_at = pg_catalog.now()
 RETURNING id
 """
         )
@@ -68,7 +68,8 @@ RETURNING id
         self.find_schedule = Statement(
             f"""
 SELECT id FROM {place}.qg_jobs_schedule
-WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text AND md5(args::text) = md5($4::text)
+WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text
+  AND pg_catalog.md5(args::text) = pg_catalog.md5($4::text)
 """
         )
 
@@ -77,14 +78,14 @@ WHERE queue = $1::text AND spec = $2::text AND job_type = $3::text AND md5(args:
             f"""
 INSERT INTO {place}.qg_jobs_schedule (queue, spec, job_type, args, next_tick_at)
 VALUES ($1::text, $2::text, $3::text, $4::json, $5::timestamptz)
-ON CONFLICT (queue, spec, job_type, md5(args::text)) DO NOTHING
+ON CONFLICT (queue, spec, job_type, pg_catalog.md5(args::text)) DO NOTHING
 RETURNING id
 """
         )
 
         self.seconds_until_ticks = Statement(
             f"""
-SELECT id, (extract(epoch FROM next_tick_at) - extract(epoch FROM clock_timestamp()))::float8
+SELECT id, (extract(epoch FROM next_tick_at) - extract(epoch FROM pg_catalog.clock_timestamp()))::float8
 FROM {place}.qg_jobs_schedule
 WHERE id = ANY ($1::bigint[])
 """
@@ -95,9 +96,9 @@ WHERE id = ANY ($1::bigint[])
         self.lock_due_schedule = Statement(
             f"""
 SET LOCAL idle_in_transaction_session_timeout = '10s';
-SELECT to_json(next_tick_at) #>> '{{}}', {_CLOCK}
+SELECT pg_catalog.to_json(next_tick_at) #>> '{{}}'::text[], {_CLOCK}
 FROM {place}.qg_jobs_schedule
-WHERE id = $1::bigint AND next_tick_at <= clock_timestamp()
+WHERE id = $1::bigint AND next_tick_at <= pg_catalog.clock_timestamp()
 FOR UPDATE SKIP LOCKED
 """
         )
@@ -120,7 +121,7 @@ RETURNING true
         self.advance_schedule = Statement(
             f"""
 UPDATE {place}.qg_jobs_schedule
-SET last_tick_at = $1::timestamptz, next_tick_at = $2::timestamptz, updated_at = now()
+SET last_tick_at = $1::timestamptz, next_tick_at = $2::timestamptz, updated_at = pg_catalog.now()
 WHERE id = $3::bigint
 RETURNING true
 """
@@ -133,34 +134,34 @@ _SCHEMAS = Statement(
 SELECT (
     SELECT nspname::text FROM pg_catalog.pg_class
     JOIN pg_catalog.pg_namespace AS space ON space.oid = relnamespace
-    WHERE pg_class.oid = pg_catalog.to_regclass(given.name)
+    WHERE pg_class.oid = pg_catalog.to_regclass(given.name)::oid
 )
-FROM unnest($1::text[]) WITH ORDINALITY AS given (name, position)
+FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS given (name, position)
 ORDER BY position
 """
 )
 
 # With both limits, a row goes that is beyond either of them.
 _OLD_ATTEMPTS = """
-finished_at < now() - %(seconds)s::float8 * interval '1 second'
+finished_at < pg_catalog.now() - %(seconds)s::float8 * interval '1 second'
 OR id <= (SELECT id FROM qg_jobs_history ORDER BY id DESC OFFSET coalesce(%(keep)s, 9223372036854775807) LIMIT 1)
 """
 
 _PRUNE_HISTORY = f"DELETE FROM qg_jobs_history WHERE {_OLD_ATTEMPTS}"
 
 _PRUNE_PAYLOADS = f"""
-UPDATE qg_jobs_history SET args = NULL, pruned_at = now() WHERE pruned_at IS NULL AND ({_OLD_ATTEMPTS})
+UPDATE qg_jobs_history SET args = NULL, pruned_at = pg_catalog.now() WHERE pruned_at IS NULL AND ({_OLD_ATTEMPTS})
 """
 
 _PRUNE_TICKS = """
 WITH numbered AS (
-    SELECT schedule, tick_at, row_number() OVER (PARTITION BY schedule ORDER BY tick_at DESC) AS number
+    SELECT schedule, tick_at, pg_catalog.row_number() OVER (PARTITION BY schedule ORDER BY tick_at DESC) AS number
     FROM qg_jobs_tick
 )
 DELETE FROM qg_jobs_tick AS tick
 USING numbered
 WHERE tick.schedule = numbered.schedule AND tick.tick_at = numbered.tick_at
-  AND (tick.tick_at < now() - %(seconds)s::float8 * interval '1 second' OR number > %(keep)s::bigint)
+  AND (tick.tick_at < pg_catalog.now() - %(seconds)s::float8 * interval '1 second' OR number > %(keep)s::bigint)
 """
 
 

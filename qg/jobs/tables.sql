@@ -5,7 +5,7 @@ BEGIN
     -- Two sessions at once would both see no table; the second one waits here.
     PERFORM pg_advisory_xact_lock(hashtext('qg_jobs'), hashtext('migrate'));
 
-    IF to_regclass(quote_ident(current_schema()) || '.qg_jobs_history') IS NOT NULL THEN
+    IF to_regclass(pg_catalog.quote_ident(pg_catalog.current_schema()) || '.qg_jobs_history') IS NOT NULL THEN
         RETURN;
     END IF;
 

@@ -34,15 +34,17 @@ JOIN pg_catalog.pg_prepared_statements AS known ON known.name = given.name
 )
 
 # (id) -> whether the lock was had, for a job known by its id.
-RELOCK_JOB = Statement("SELECT pg_try_advisory_lock($1::bigint)")
+RELOCK_JOB = Statement("SELECT pg_catalog.pg_try_advisory_lock($1::bigint)")
 # (id) -> whether this session held the lock.
-UNLOCK_JOB = Statement(name="que_unlock_job", text="SELECT pg_advisory_unlock($1::bigint)")
+UNLOCK_JOB = Statement(name="que_unlock_job", text="SELECT pg_catalog.pg_advisory_unlock($1::bigint)")
 # The same, and then every advisory lock that is left on the session.
-UNLOCK_ALL = Statement("SELECT pg_advisory_unlock($1::bigint), pg_advisory_unlock_all()")
+UNLOCK_ALL = Statement("SELECT pg_catalog.pg_advisory_unlock($1::bigint), pg_catalog.pg_advisory_unlock_all()")
 # (ids) -> how many of them this session had locked.
-UNLOCK_JOBS = Statement("SELECT count(*) FROM unnest($1::bigint[]) AS id WHERE pg_advisory_unlock(id)")
+UNLOCK_JOBS = Statement(
+    "SELECT pg_catalog.count(*) FROM pg_catalog.unnest($1::bigint[]) AS id WHERE pg_catalog.pg_advisory_unlock(id)"
+)
 # () -> nothing; unlocks all that this session has locked.
-UNLOCK_EVERYTHING = Statement("SELECT pg_advisory_unlock_all()")
+UNLOCK_EVERYTHING = Statement("SELECT pg_catalog.pg_advisory_unlock_all()")
 
 # (delete_params) -> nothing; fails unless each of the rows was there under its key, and deleted.
 DELETE_JOBS = Statement(

@@ -6,6 +6,9 @@
 -- Words behind a colon stand for what the versions of the table differ in; statements.py fills them in.
 
 -- Delete the jobs with these keys, or fail if one of them isn't there under its key any more.
+--
+-- It has the caller's search_path, unlike the others: triggers of the table run in here, and may need it.
+-- So what it calls is named with its schema, or, as unnest of several arrays, part of the syntax.
 CREATE OR REPLACE FUNCTION pg_temp.que_delete_jobs(
     of_queue text, priorities smallint[], run_ats timestamptz[], ids bigint[]
 ) RETURNS void
@@ -30,7 +33,7 @@ BEGIN
              ) AS found
     ));
     GET DIAGNOSTICS gone = ROW_COUNT;
-    IF gone <> cardinality(ids) THEN
+    IF gone <> pg_catalog.cardinality(ids) THEN
         RAISE no_data_found USING MESSAGE = 'somebody changed a job while it was worked';
     END IF;
 END
@@ -54,6 +57,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan

@@ -14,6 +14,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs_by_run_at(
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan

@@ -2,6 +2,11 @@
 
 A row is found again by (queue, priority, run_at, id), in version 3 its primary key. The advisory
 lock of a job is ``pg_try_advisory_lock(id)``, as in every Que.
+
+Others may have functions and operators in a schema of the search_path. pg_catalog is searched first,
+but one elsewhere is called all the same if it takes just the types that are given. So each function here
+is called by its schema, and each operator is given two values of just the types that pg_catalog has it
+for: of ``json #>> '{}'`` the right one is of no type yet, so a ``json #>> json`` would be called.
 """
 
 from __future__ import annotations
@@ -61,7 +66,7 @@ class Layout:
     @property
     def row(self) -> str:
         """A Row. A time as JSON is written in ISO 8601 whatever the session's DateStyle is."""
-        return f"""json_build_array(
+        return f"""pg_catalog.json_build_array(
             {self.id}, queue, priority, run_at, job_class, args::text, error_count, {self.described}
         )::text"""
 
@@ -97,9 +102,9 @@ def statements(layout: Layout) -> dict[str, Any]:
         # A handler can roll back to before it settled the job, or commit that and begin another transaction.
         "settlement": Statement(
             f"""
-SELECT txid_current() = number
+SELECT pg_catalog.txid_current() = number
        AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}),
-       txid_status(number) = 'committed'
+       pg_catalog.txid_status(number) = 'committed'
 FROM (SELECT $2::bigint AS number) AS given
 """
         ),
@@ -110,7 +115,7 @@ FROM (SELECT $2::bigint AS number) AS given
         "reschedule": Statement(
             f"""
 UPDATE {layout.que_jobs}
-SET run_at = coalesce($1::timestamptz, now() + $2::float8 * interval '1 second')
+SET run_at = coalesce($1::timestamptz, pg_catalog.now() + $2::float8 * interval '1 second')
 FROM (SELECT {", ".join(layout.absent)}) AS absent
 WHERE {has_id(3)}
 RETURNING {row}
@@ -135,13 +140,13 @@ def _lock_job(layout: Layout, *, of_types: bool = False) -> str:
         WHERE {is_wanted}"""
     return f"""
 WITH RECURSIVE {given} due AS (
-    SELECT head.*, pg_try_advisory_lock(head.id) AS locked
+    SELECT head.*, pg_catalog.pg_try_advisory_lock(head.id) AS locked
     FROM ({wanted} AND queue = {queue}
         ORDER BY priority, run_at, {layout.id}
         LIMIT 1
     ) AS head
   UNION ALL
-    SELECT following.*, pg_try_advisory_lock(following.id)
+    SELECT following.*, pg_catalog.pg_try_advisory_lock(following.id)
     FROM due, LATERAL ({wanted} AND queue = due.queue
           AND (priority, run_at, {layout.id}) > (due.priority, due.run_at, due.id)
         ORDER BY priority, run_at, {layout.id}
@@ -168,7 +173,7 @@ WITH {given} first AS (
         ORDER BY run_at, priority, {layout.id}
         OFFSET 0
     ) AS due
-    WHERE pg_try_advisory_lock(due.id)
+    WHERE pg_catalog.pg_try_advisory_lock(due.id)
     LIMIT 1
 )
 SELECT job
@@ -181,7 +186,7 @@ FROM first, LATERAL (
 
 def _wanted(layout: Layout, of_types: bool) -> tuple[str, str, str]:
     """Return what is given, which rows are wanted of it, and where the queue is given."""
-    is_due = f"{layout.workable} AND run_at <= now()"
+    is_due = f"{layout.workable} AND run_at <= pg_catalog.now()"
     if not of_types:
         return "", is_due, "$1::text"
     has_type = "job_class = ANY ((SELECT types FROM given)::text[])"
@@ -204,7 +209,7 @@ def _counted(change: str, layout: Layout, name: str | None = None) -> Statement:
         name=name,
         text=f"""
 WITH changed AS ({change} RETURNING {layout.id})
-SELECT count(*), txid_current() FROM changed
+SELECT pg_catalog.count(*), pg_catalog.txid_current() FROM changed
 """,
     )
 
@@ -219,9 +224,9 @@ def _set_error(layout: Layout) -> str:
 # waits for say nothing about this table.
 LOCKED = """
 SELECT (classid::bigint << 32) | objid::bigint AS id, pid
-FROM pg_locks
+FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 
 
@@ -231,11 +236,11 @@ def _stats(layout: Layout) -> Statement:
         f"""
 SELECT queue,
        job_class,
-       count(*),
-       count(*) FILTER (WHERE {layout.id} IN (SELECT id FROM ({LOCKED}) AS locked)),
-       count(*) FILTER (WHERE error_count > 0),
-       max(error_count),
-       to_json(min(run_at)) #>> '{{}}'
+       pg_catalog.count(*),
+       pg_catalog.count(*) FILTER (WHERE {layout.id} IN (SELECT id FROM ({LOCKED}) AS locked)),
+       pg_catalog.count(*) FILTER (WHERE error_count > 0),
+       pg_catalog.max(error_count),
+       pg_catalog.to_json(pg_catalog.min(run_at)) #>> '{{}}'::text[]
 FROM {layout.que_jobs}
 WHERE {layout.unsettled}
 GROUP BY queue, job_class

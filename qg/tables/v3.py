@@ -47,7 +47,7 @@ def _layout(schema: str) -> Layout:
         absent=(),
         described="last_error",
         failed="""
-        run_at = now() + coalesce(given.seconds, 3153600000) * interval '1 second',
+        run_at = pg_catalog.now() + coalesce(given.seconds, 3153600000) * interval '1 second',
         last_error = coalesce(given.message, last_error)
     """,
         indexes=("que_jobs_pkey",),
@@ -59,7 +59,7 @@ def _insert_job(layout: Layout) -> Statement:
         name="que_insert_job",
         text=f"""
 INSERT INTO {layout.que_jobs} (queue, priority, run_at, job_class, args)
-VALUES ($1::text, $2::smallint, coalesce($3::timestamptz, now()), $4::text, $5::json)
+VALUES ($1::text, $2::smallint, coalesce($3::timestamptz, pg_catalog.now()), $4::text, $5::json)
 RETURNING {layout.row}
 """,
     )
@@ -71,13 +71,13 @@ def _insert_jobs(layout: Layout) -> Statement:
         f"""
 WITH stored AS (
     INSERT INTO {layout.que_jobs} (queue, priority, run_at, job_class, args)
-    SELECT queue, priority, coalesce(run_at::timestamptz, now()), job_class, args::json
+    SELECT queue, priority, coalesce(run_at::timestamptz, pg_catalog.now()), job_class, args::json
     FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[])
          WITH ORDINALITY AS given (queue, priority, run_at, job_class, args, position)
     ORDER BY position
     RETURNING job_id, run_at
 )
-SELECT json_agg(json_build_array(job_id, run_at) ORDER BY job_id)::text FROM stored
+SELECT pg_catalog.json_agg(pg_catalog.json_build_array(job_id, run_at) ORDER BY job_id)::text FROM stored
 """
     )
 
@@ -85,12 +85,12 @@ SELECT json_agg(json_build_array(job_id, run_at) ORDER BY job_id)::text FROM sto
 def _job_states(layout: Layout) -> Statement:
     return Statement(
         f"""
-SELECT job_id, queue, job_class, priority, to_json(run_at) #>> '{{}}', error_count,
-       locked.pid, NULL::integer, coalesce(client_hostname, host(client_addr)),
-       to_json(coalesce(xact_start, query_start)) #>> '{{}}'
+SELECT job_id, queue, job_class, priority, pg_catalog.to_json(run_at) #>> '{{}}'::text[], error_count,
+       locked.pid, NULL::integer, coalesce(client_hostname, pg_catalog.host(client_addr)),
+       pg_catalog.to_json(coalesce(xact_start, query_start)) #>> '{{}}'::text[]
 FROM ({LOCKED}) AS locked
 JOIN {layout.que_jobs} ON job_id = locked.id
-LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
+LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = locked.pid
 ORDER BY job_id
 """
     )
@@ -100,8 +100,8 @@ def _notifies(layout: Layout) -> Statement:
     return Statement(
         f"""
 SELECT EXISTS (
-    SELECT FROM pg_trigger
-    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass AND tgname = 'qg_notify' AND tgenabled IN ('O', 'A')
+    SELECT FROM pg_catalog.pg_trigger
+    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass::oid AND tgname = 'qg_notify' AND tgenabled IN ('O', 'A')
 )
 """
     )

@@ -7,7 +7,7 @@ BEGIN
     -- (Two-integer keys are a space of their own, so no job's lock is in the way.)
     PERFORM pg_advisory_xact_lock(hashtext('que_jobs'), hashtext('migrate'));
 
-    IF to_regclass(quote_ident(current_schema()) || '.que_jobs') IS NOT NULL THEN
+    IF to_regclass(pg_catalog.quote_ident(pg_catalog.current_schema()) || '.que_jobs') IS NOT NULL THEN
         RETURN;
     END IF;
 

@@ -3,6 +3,7 @@
 
 CREATE OR REPLACE FUNCTION qg_notify() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp  -- whoever enqueues runs this, and others may have a better format()
 AS $$
 BEGIN
     PERFORM pg_notify('qg_jobs', format('%s %s', count(*) FILTER (WHERE run_at <= now()), queue))
@@ -15,7 +16,7 @@ $$;
 
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'que_jobs'::regclass AND tgname = 'qg_notify') THEN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'que_jobs'::regclass::oid AND tgname = 'qg_notify') THEN
         CREATE TRIGGER qg_notify AFTER INSERT ON que_jobs
             REFERENCING NEW TABLE AS inserted
             FOR EACH STATEMENT EXECUTE FUNCTION qg_notify();

@@ -33,13 +33,15 @@ _UNSETTLED = "finished_at IS NULL AND expired_at IS NULL"
 
 # Ruby Que keeps the first line apart from the rest.
 _FAILED = """
-    run_at = coalesce(now() + given.seconds * interval '1 second', run_at),
-    expired_at = CASE WHEN given.seconds IS NULL THEN now() END,
-    last_error_message = coalesce(left(split_part(given.message, E'\\n', 1), 500), last_error_message),
+    run_at = coalesce(pg_catalog.now() + given.seconds * interval '1 second', run_at),
+    expired_at = CASE WHEN given.seconds IS NULL THEN pg_catalog.now() END,
+    last_error_message = coalesce(
+        pg_catalog.left(pg_catalog.split_part(given.message, E'\\n', 1), 500), last_error_message
+    ),
     last_error_backtrace = CASE
         WHEN given.message IS NULL THEN last_error_backtrace
-        WHEN strpos(given.message, E'\\n') > 0
-        THEN left(substr(given.message, strpos(given.message, E'\\n') + 1), 10000)
+        WHEN pg_catalog.strpos(given.message, E'\\n') > 0
+        THEN pg_catalog.left(pg_catalog.substr(given.message, pg_catalog.strpos(given.message, E'\\n') + 1), 10000)
     END
 """
 
@@ -47,7 +49,7 @@ _FAILED = """
 def table(version: int, schema: str) -> Table:
     """Return the table of *version*, one of VERSIONS, in *schema*."""
     layout = _layout(version, schema)
-    finish = f"UPDATE {layout.que_jobs} SET finished_at = now()"
+    finish = f"UPDATE {layout.que_jobs} SET finished_at = pg_catalog.now()"
     return Table(
         version=version,
         schema=schema,
@@ -100,7 +102,7 @@ def _job_schema_version(version: int) -> int:
 
 def _described(kwargs: str) -> str:
     last_error = "last_error_message || coalesce(E'\\n' || last_error_backtrace, '')"
-    return f"{last_error}, ({kwargs})::text, coalesce(data -> 'tags', '[]')::text"
+    return f"{last_error}, ({kwargs})::text, coalesce(data -> 'tags'::text, '[]')::text"
 
 
 def _inserts(layout: Layout, version: int) -> dict[str, Any]:
@@ -108,10 +110,10 @@ def _inserts(layout: Layout, version: int) -> dict[str, Any]:
     columns = {
         "queue": "queue",
         "priority": "priority",
-        "run_at": "coalesce(run_at, now())",
+        "run_at": "coalesce(run_at, pg_catalog.now())",
         "job_class": "job_class",
         "args": "args",
-        "data": "CASE tags WHEN '[]' THEN '{}'::jsonb ELSE jsonb_build_object('tags', tags) END",
+        "data": "CASE tags WHEN '[]' THEN '{}'::jsonb ELSE pg_catalog.jsonb_build_object('tags', tags) END",
     }
     if version >= 6:
         columns |= {"kwargs": "kwargs", "job_schema_version": str(_job_schema_version(version))}
@@ -141,11 +143,11 @@ def _insert_jobs(insert: str, *, quietly: bool = False) -> Statement:
     quiet, once_quiet, result = "", "", "SELECT jobs FROM told"
     if quietly:
         quiet = """quiet AS MATERIALIZED (
-    SELECT before, set_config('que.skip_notify', 'true', true) AS skipped
-    FROM (SELECT coalesce(current_setting('que.skip_notify', true), '') AS before OFFSET 0) AS setting
+    SELECT before, pg_catalog.set_config('que.skip_notify', 'true', true) AS skipped
+    FROM (SELECT coalesce(pg_catalog.current_setting('que.skip_notify', true), '') AS before OFFSET 0) AS setting
 ),"""
         once_quiet = "WHERE (SELECT skipped FROM quiet) = 'true'"
-        result = "SELECT jobs, set_config('que.skip_notify', before, true) FROM told, quiet"
+        result = "SELECT jobs, pg_catalog.set_config('que.skip_notify', before, true) FROM told, quiet"
     return Statement(
         f"""
 WITH {quiet} stored AS (
@@ -159,7 +161,7 @@ WITH {quiet} stored AS (
     ) AS given
     RETURNING id, run_at
 ), told AS (
-    SELECT json_agg(json_build_array(id, run_at) ORDER BY id)::text AS jobs FROM stored
+    SELECT pg_catalog.json_agg(pg_catalog.json_build_array(id, run_at) ORDER BY id)::text AS jobs FROM stored
 )
 {result}
 """
@@ -171,13 +173,14 @@ WITH {quiet} stored AS (
 def _job_states(layout: Layout) -> Statement:
     return Statement(
         f"""
-SELECT id, queue, job_class, priority, to_json(run_at) #>> '{{}}', error_count,
-       locked.pid, ruby_pid, coalesce(ruby_hostname, client_hostname, host(client_addr)),
-       CASE WHEN coalesce(worker_count, 0) = 0 THEN to_json(coalesce(xact_start, query_start)) #>> '{{}}' END
+SELECT id, queue, job_class, priority, pg_catalog.to_json(run_at) #>> '{{}}'::text[], error_count,
+       locked.pid, ruby_pid, coalesce(ruby_hostname, client_hostname, pg_catalog.host(client_addr)),
+       CASE WHEN coalesce(worker_count, 0) = 0
+            THEN pg_catalog.to_json(coalesce(xact_start, query_start)) #>> '{{}}'::text[] END
 FROM ({LOCKED}) AS locked
 JOIN {layout.que_jobs} USING (id)
 LEFT JOIN {layout.que_lockers} ON que_lockers.pid = locked.pid
-LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
+LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = locked.pid
 ORDER BY id
 """
     )
@@ -187,8 +190,9 @@ def _notifies(layout: Layout) -> Statement:
     return Statement(
         f"""
 SELECT EXISTS (
-    SELECT FROM pg_trigger
-    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass AND tgname = 'que_job_notify' AND tgenabled IN ('O', 'A')
+    SELECT FROM pg_catalog.pg_trigger
+    WHERE tgrelid = {layout.regclass("que_jobs")}::regclass::oid
+      AND tgname = 'que_job_notify' AND tgenabled IN ('O', 'A')
 )
 """
     )
@@ -200,12 +204,12 @@ def _lockers(layout: Layout, version: int) -> Lockers:
         register=Statement(
             f"""
 DELETE FROM {layout.que_lockers}
-WHERE pid = pg_backend_pid()
-   OR NOT EXISTS (SELECT FROM pg_stat_activity AS session WHERE session.pid = que_lockers.pid);
+WHERE pid = pg_catalog.pg_backend_pid()
+   OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS session WHERE session.pid = que_lockers.pid);
 INSERT INTO {layout.que_lockers}
     (pid, worker_count, worker_priorities, ruby_pid, ruby_hostname, queues, listening{column})
-SELECT pg_backend_pid(), workers, array_fill(NULL::integer, ARRAY[greatest(workers, 1)]), process, host,
-       ARRAY[queue], listening{value}
+SELECT pg_catalog.pg_backend_pid(), workers, pg_catalog.array_fill(NULL::integer, ARRAY[greatest(workers, 1)]),
+       process, host, ARRAY[queue], listening{value}
 FROM (
     SELECT $1::integer AS workers, $2::integer AS process, $3::text AS host, $4::text AS queue,
            $5::boolean AS listening
@@ -213,7 +217,7 @@ FROM (
 RETURNING pid
 """
         ),
-        leave=Statement(f"DELETE FROM {layout.que_lockers} WHERE pid = pg_backend_pid() RETURNING pid"),
+        leave=Statement(f"DELETE FROM {layout.que_lockers} WHERE pid = pg_catalog.pg_backend_pid() RETURNING pid"),
     )
 
 

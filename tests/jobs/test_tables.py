@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psycopg2
 import pytest
-from support import Database, eventually
+from planting import plant_in
+from support import PATIENCE, Database, eventually
 from ticking_process import Beat
 
 import qg
@@ -18,6 +20,11 @@ from qg.jobs.drafts import Schedule
 from qg.jobs.schedules import Schedules
 
 TABLES = ["qg_jobs_history", "qg_jobs_schedule", "qg_jobs_tick", "qg_jobs_worker_pool"]
+
+
+@dataclass(frozen=True)
+class Note:
+    fails: bool
 
 
 @pytest.fixture
@@ -174,3 +181,35 @@ def test_pruning_needs_a_limit_that_makes_sense(
     with pytest.raises(qg.ErrInvalidOption, match=why):
         prune(jobs_database.dsn, **limits)
     assert jobs_database.value("SELECT count(*) FROM qg_jobs_history") == 10
+
+
+def test_no_function_and_no_operator_that_others_have_planted_is_called(
+    make_database: Callable[..., str], caplog: pytest.LogCaptureFixture
+):
+    dsn = make_database()
+    planted = plant_in(dsn)
+    jobs.migrate(planted)
+    queue = jobs.PostgresJobs(planted, poll_interval=0.05, pool_size=1)
+    done, failed = threading.Event(), threading.Event()
+
+    @queue.register_job_func
+    def note(ctx: jobs.Context, job: Note) -> None:
+        (failed if job.fails else done).set()
+        if job.fails:
+            raise ValueError("no")
+
+    queue.schedule("@every 1h", Note(False))
+    with closing(Database(dsn)) as database:
+        database.query("UPDATE qg_jobs_schedule SET next_tick_at = now() - interval '1 second'")
+        queue.enqueue([Note(True), Note(False)])
+        queue.start()
+        eventually(lambda: database.value("SELECT count(*) FROM qg_jobs_history") >= 3)
+        assert queue.shutdown(PATIENCE)
+        assert done.is_set()
+        assert failed.is_set()
+        assert database.value("SELECT count(*) FROM qg_jobs_tick WHERE job_id IS NOT NULL") == 1
+        assert database.value("SELECT count(*) FROM qg_jobs_worker_pool WHERE workers = 0") == 1
+    assert jobs.prune_history(planted, keep=1, payloads_only=True) >= 2
+    assert jobs.prune_history(planted, older_than=timedelta(0)) >= 3
+    assert jobs.prune_ticks(planted, keep=0) == 1
+    assert "called evil" not in caplog.text

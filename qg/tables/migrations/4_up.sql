@@ -129,12 +129,12 @@ BEGIN
 
     -- ActiveJob's own class is in the args.
     SELECT 'job_change' AS message_type, job.id, job.queue,
-           coalesce(job.data -> 'tags', '[]') AS tags,
+           coalesce(job.data -> 'tags'::text, '[]') AS tags,
            to_char(job.run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS run_at,
            to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
            coalesce(
                CASE job.job_class WHEN 'ActiveJob::QueueAdapters::QueAdapter::JobWrapper'
-                   THEN job.args -> 0 ->> 'job_class' END,
+                   THEN job.args -> 0 ->> 'job_class'::text END,
                job.job_class) AS job_class,
            previous_state, current_state
     INTO message;

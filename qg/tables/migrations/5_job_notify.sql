@@ -16,7 +16,7 @@ BEGIN
     FROM (
         SELECT pid, row_number() OVER (ORDER BY md5(pid::text || worker::text)) - 1 AS slot, count(*) OVER () AS slots
         FROM {schema}.que_lockers, generate_series(1, worker_count) AS worker
-        WHERE listening AND queues @> ARRAY[NEW.queue] AND job_schema_version = NEW.job_schema_version
+        WHERE listening AND queues OPERATOR(pg_catalog.@>) ARRAY[NEW.queue] AND job_schema_version = NEW.job_schema_version
     ) AS listening_workers
     WHERE slot = NEW.id % slots;
 
@@ -25,7 +25,7 @@ BEGIN
         SELECT 'job_available' AS message_type, NEW.queue, NEW.priority, NEW.id,
                to_char(NEW.run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS run_at
         INTO message;
-        PERFORM pg_notify('que_listener_' || locker, row_to_json(message)::text);
+        PERFORM pg_notify('que_listener_' || locker::text, row_to_json(message)::text);
     END IF;
     RETURN NULL;
 END

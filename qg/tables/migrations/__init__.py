@@ -22,11 +22,11 @@ NEWEST = 7
 # Reading committed: a transaction of another kind would go on to see what was there before it waited.
 _ENTER = """
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-SELECT pg_advisory_xact_lock(hashtext('que_jobs'), hashtext('migrate'));
-SELECT quote_ident(current_schema())
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('que_jobs'), pg_catalog.hashtext('migrate'));
+SELECT pg_catalog.quote_ident(pg_catalog.current_schema())
 """
 # Last, pg_temp hides nothing; left out, it would come first.
-_NARROW = "SELECT set_config('search_path', %s || ', pg_temp', true)"
+_NARROW = "SELECT pg_catalog.set_config('search_path', %s || ', pg_temp', true)"
 _LOCK = "LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE"
 _COMMENT = "COMMENT ON TABLE que_jobs IS '%s'"
 
