@@ -357,7 +357,7 @@ class Session:
     def _sql(self, statement: Statement) -> str:
         """Return what calls *statement* on this connection."""
         if self._table is None or statement in _not_ours.get(self.conn, ()):
-            return statement.plain_sql
+            return statement.full_sql
         return statement.call_sql
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,7 +1,9 @@
 -- What a session needs to delete and to take jobs in one message each. The functions live as long as
 -- the session, in its own temporary schema, and are seen by nobody else. Their settings keep them on
 -- the index, whatever the planner saw when a plan was made: with a plan from when the table was
--- empty, each lock would read the whole of it.
+-- empty, each lock would read the whole of it. Where an index can't be used for a while, as after a
+-- migration beside an open transaction, plans look so dear that each job would be compiled first, which
+-- takes longer than the job.
 --
 -- Words behind a colon stand for what the versions of the table differ in; statements.py fills them in.
 
@@ -14,6 +16,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_delete_jobs(
 ) RETURNS void
 LANGUAGE plpgsql
 SET enable_seqscan = off
+SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -59,6 +62,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$

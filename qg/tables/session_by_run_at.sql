@@ -16,6 +16,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs_by_run_at(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$

@@ -86,10 +86,12 @@ def statements(layout: Layout) -> dict[str, Any]:
     """Return those fields of a Table that *layout* is all there is to say about."""
     row, has_key, has_id, suffix = layout.row, layout.has_key, layout.has_id, layout.suffix
     return {
-        "lock_job": Statement(_lock_job(layout), f"que_lock_job{suffix}"),
-        "lock_job_by_run_at": Statement(_lock_job_by_run_at(layout), f"que_lock_job_by_run_at{suffix}"),
-        "lock_job_of_types": Statement(_lock_job(layout, of_types=True)),
-        "lock_job_of_types_by_run_at": Statement(_lock_job_by_run_at(layout, of_types=True)),
+        "lock_job": Statement(_lock_job(layout), f"que_lock_job{suffix}", without_jit=True),
+        "lock_job_by_run_at": Statement(
+            _lock_job_by_run_at(layout), f"que_lock_job_by_run_at{suffix}", without_jit=True
+        ),
+        "lock_job_of_types": Statement(_lock_job(layout, of_types=True), without_jit=True),
+        "lock_job_of_types_by_run_at": Statement(_lock_job_by_run_at(layout, of_types=True), without_jit=True),
         # Has its name only for those who call prepare_statements(); it is sent in full.
         "check_job": Statement(
             name=f"que_check_job{suffix}",

@@ -166,6 +166,9 @@ class Statement:
     text: str
     name: str | None = None
     fresh_snapshot: bool = False
+    # Whether it is never to be compiled, however dear its plan looks. Costs no message; holds where it is
+    # run by itself, by call_sql.
+    without_jit: bool = False
 
     @property
     def prepare_sql(self) -> str:
@@ -182,9 +185,19 @@ class Statement:
     def call_sql(self) -> str:
         """What to execute on a connection where the named statements are prepared."""
         if self.name is None or self.fresh_snapshot:
-            return self.plain_sql
+            return self.full_sql
         count = len(re.findall(r"\$\d+", self.text))
-        return f"EXECUTE {self.name}({', '.join(['%s'] * count)})"
+        return f"{self._settings}EXECUTE {self.name}({', '.join(['%s'] * count)})"
+
+    @cached_property
+    def full_sql(self) -> str:
+        """The same where they aren't."""
+        return self._settings + self.plain_sql
+
+    @property
+    def _settings(self) -> str:
+        # A message of two statements is one transaction, unless one was begun before.
+        return "SET LOCAL jit = off; " if self.without_jit else ""
 
 
 @dataclass(frozen=True)
