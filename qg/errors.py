@@ -11,6 +11,7 @@
     ├── ErrAgain                        too many lost races for a job
     ├── ErrNotLocked                    a method that needs the job's lock, without it
     ├── ErrJobGone                      a job that somebody else has settled, or that was removed
+    ├── ErrLockLost                     a job whose session ended while its handler ran
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
     ├── ErrPoolState                    a worker or pool started twice, or changed after its start
@@ -27,6 +28,7 @@ __all__ = [
     "ErrInvalidJob",
     "ErrInvalidOption",
     "ErrJobGone",
+    "ErrLockLost",
     "ErrMissingExtra",
     "ErrMissingType",
     "ErrNotLocked",
@@ -79,6 +81,10 @@ class ErrJobGone(QgError):
     Somebody else has settled the job, or a person has removed it. The transaction must not commit, for
     what it wrote belongs to a job that is done, or that nobody wants: let the error pass, or roll back.
     """
+
+
+class ErrLockLost(QgError):
+    """The session that held a job's lock has ended, so somebody else may be working the job by now."""
 
 
 class ErrClientClosed(QgError):

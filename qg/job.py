@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import connection
 
-from qg.errors import ErrInvalidOption, ErrNotLocked
+from qg.errors import ErrInvalidOption, ErrLockLost, ErrNotLocked
 from qg.locking.attempt import Attempt, InjectedAttempt
 from qg.signals import ends_process
 from qg.tables import Row
@@ -103,6 +103,24 @@ class Job:
         What is written through it becomes durable together with :meth:`delete`.
         """
         return self._attempt.tx if self._attempt else None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session that holds the job's lock has ended, so that somebody else may work the job by now.
+
+        Looked up when it is asked for, at the connection's socket and without a message. What the server, or
+        the network, hasn't told yet isn't seen. Stays true once it was, and is then logged as ``lock_lost``.
+        """
+        return self._attempt is not None and self._attempt.lost
+
+    def check(self) -> None:
+        """Go on only if the job's lock isn't lost; for a handler that takes long, between its steps.
+
+        Raises:
+            ErrLockLost: if :attr:`lost`; what else the handler would do, somebody else may be doing too.
+        """
+        if self.lost:
+            raise ErrLockLost(f"the session of {self!r} has ended while it ran, and its lock with it; stop here")
 
     def delete(self) -> None:
         """Delete the job from the table: its work is done.

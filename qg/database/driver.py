@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 from contextlib import suppress
 
 import psycopg2
 from psycopg2.extensions import (
     STATUS_IN_TRANSACTION,
+    TRANSACTION_STATUS_ACTIVE,
     TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
@@ -15,7 +18,7 @@ from psycopg2.extensions import (
     cursor,
 )
 
-__all__ = ["close", "commit", "is_quiet", "notice_end", "plain_cursor", "rollback"]
+__all__ = ["close", "commit", "is_lost", "is_quiet", "notice_end", "plain_cursor", "rollback"]
 
 
 def commit(conn: connection) -> None:
@@ -76,6 +79,36 @@ def is_quiet(conn: connection) -> bool:
         poll.register(conn.fileno(), select.POLLIN)
         return not poll.poll(0)
     return not select.select([conn], [], [], 0)[0]
+
+
+def is_lost(conn: connection) -> bool:
+    """Whether the server has ended the session, as far as it has told us. Costs no round trip, and reads nothing.
+
+    False while a statement runs, which will hear of it by itself. May be called while another thread uses *conn*.
+    """
+    if conn.closed:
+        return True
+    status = conn.info.transaction_status
+    if status == TRANSACTION_STATUS_ACTIVE or not _shows_end(conn):
+        return False
+    # What looked like the end may be the answer to a statement that another thread has begun since. That
+    # changes the status, or is read meanwhile.
+    return bool(conn.closed or (conn.info.transaction_status == status and _shows_end(conn)))
+
+
+def _shows_end(conn: connection) -> bool:
+    try:
+        if is_quiet(conn):
+            return False
+        if conn.info.ssl_in_use:
+            return True  # what has arrived is encrypted
+        with socket.socket(fileno=os.dup(conn.fileno())) as copy:
+            # The end of the stream, or the error that comes before it. A notification is something else.
+            return copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", b"E")
+    except BlockingIOError:
+        return False  # another thread has read it
+    except (psycopg2.Error, OSError):
+        return True  # closed meanwhile, or reset
 
 
 def close(conn: connection) -> None:

@@ -84,6 +84,7 @@ class Attempt:
     state = State.RUNNING
     held = True
     entered = False
+    _lost = False
     observer: Observer | None = None
 
     def __init__(self, locked: LockedRow) -> None:
@@ -109,6 +110,16 @@ class Attempt:
     def tx(self) -> connection | None:
         """The transaction of the job, on the same connection."""
         return self.conn
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session that held the lock was seen to have ended while the attempt held it. Logged once."""
+        if not self._lost and self.held and not self.forked and self._locked.lost:
+            with self.mutex:
+                if self.held and not self._lost:
+                    self._lost = True
+                    self._locked.log_lost()
+        return self._lost
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""
@@ -273,6 +284,7 @@ class InjectedAttempt:
     row: None = None
     observer: None = None
     forked = False
+    lost = False
 
     def __init__(self) -> None:
         self.conn: Any = None

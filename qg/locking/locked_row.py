@@ -67,6 +67,11 @@ class LockedRow:
         """Whether a transaction is open on the session. Asking that isn't using it."""
         return (self._lock if self._own_session is None else self._own_session).in_transaction
 
+    @property
+    def lost(self) -> bool:
+        """Whether the session that holds the lock has ended, as far as can be seen without a message."""
+        return self._lock.lost
+
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once.
 
@@ -257,6 +262,12 @@ class LockedRow:
         """Roll back what is open; return whether the table was migrated since the row was locked."""
         self.roll_back()
         return self.session.idle and self._context.database.recheck(self._table, self.session)
+
+    def log_lost(self) -> None:
+        """Log that the session ended while the job ran."""
+        self._context.logger.warning(
+            "lock_lost id=%d: its session ended while it ran, so somebody else may be working it by now", self.row.id
+        )
 
     def log_unrecorded(self, trouble: Exception) -> None:
         """Log that what became of the attempt couldn't be written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from qg.database.driver import is_lost
 from qg.database.session import Session
 from qg.failures import one_line
 from qg.locking.context import LockContext
@@ -59,6 +60,11 @@ class RowLock:
     def in_transaction(self) -> bool:
         """Whether a transaction is open on the session. Asking that isn't using it: before_use isn't called."""
         return self._session.in_transaction
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session has ended, as far as can be seen without a message. To ask that is no use of it."""
+        return is_lost(self._session.conn)
 
     def release(self) -> None:
         """Unlock, and give the session back unless it is lent.

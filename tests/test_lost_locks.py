@@ -1,0 +1,106 @@
+"""job.lost and job.check(): the session ends while the handler is busy elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support import Database, Network, UntilEmpty, eventually
+from taking import events, fill, write
+
+import qg
+
+pytestmark = pytest.mark.usefixtures("written")
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("way", ["by hand", "work_one", "work", "batches"])
+def test_a_job_whose_session_was_ended_is_lost_and_its_check_raises(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture, way: str, writes: bool
+) -> None:
+    told = []
+
+    def handler(job: qg.Job) -> None:
+        if writes:
+            write(job)
+        job.check()
+        assert not job.lost
+        database.terminate(database.lock_holders()[0])
+        eventually(lambda: job.lost, "the loss", timeout=2)
+        for _ in range(2):
+            with pytest.raises(qg.ErrLockLost, match="the session of Job.* has ended while it ran"):
+                job.check()
+        told.append(job.lost)
+
+    fill(database, 1)
+    if way == "by hand":
+        job = client.lock_job()
+        handler(job)
+        job.done()
+    elif way == "work_one":
+        UntilEmpty(client, {"MyJob": handler}).work_one()
+    else:
+        UntilEmpty(client, {"MyJob": once(handler)}, batch_size=5 if way == "batches" else 1).work()
+    assert told == [True]
+    assert events(caplog, "lock_lost") == ["lock_lost id=1"]
+
+
+def once(handler: Callable[[qg.Job], None]) -> Callable[[qg.Job], None]:
+    calls: list[int] = []
+
+    def run(job: qg.Job) -> None:
+        if not calls:
+            calls.append(1)
+            handler(job)
+
+    return run
+
+
+def test_a_connection_that_was_cut_is_lost(network: Network, database: Database) -> None:
+    fill(database, 1)
+    with qg.Client(network.dsn) as client:
+        job = client.lock_job()
+        assert not job.lost
+        network.cut()
+        eventually(lambda: job.lost, "the loss", timeout=2)
+        job.done()
+        assert job.lost
+
+
+def test_a_notification_and_a_transaction_of_any_kind_are_no_loss(client: qg.Client, database: Database) -> None:
+    fill(database, 1)
+    with client.lock_job() as job, job.tx.cursor() as cur:
+        cur.execute("LISTEN news")
+        job.tx.commit()
+        assert not job.lost
+        database.query("NOTIFY news")
+        pid = job.conn.info.backend_pid
+        eventually(lambda: ("idle",) in database.query("SELECT state FROM pg_stat_activity WHERE pid = %s", (pid,)))
+        assert not job.lost
+        with pytest.raises(Exception, match="division by zero"):
+            cur.execute("SELECT 1 / 0")
+        assert not job.lost
+        job.tx.rollback()
+        cur.execute("UNLISTEN news")
+        job.tx.commit()
+
+
+def test_to_ask_costs_no_message_and_no_batch(counted: qg.Client, network: Network, database: Database) -> None:
+    fill(database, 3)
+    UntilEmpty(counted, {"MyJob": lambda job: job.check()}, batch_size=5).work()
+    assert database.count() == 0
+    with_check = len(network.statements)
+    network.statements.clear()
+    fill(database, 3)
+    UntilEmpty(counted, {"MyJob": lambda job: None}, batch_size=5).work()
+    assert with_check == len(network.statements)
+
+
+def test_a_job_that_isnt_locked_isnt_lost(client: qg.Client, database: Database) -> None:
+    job = client.enqueue(qg.Job("MyJob"))
+    job.check()
+    assert not job.lost
+    with client.lock_job() as locked:
+        locked.delete()
+    locked.check()
+    assert not locked.lost
