@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
-from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, needs, rows_of
+from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, rows_of
 from taking import all_written, events, fill, first_lines, write
 
 import qg
@@ -291,31 +291,3 @@ def test_beside_a_locker_that_died_in_its_commit_the_effect_is_single(client: qg
             database.query("DROP TABLE effects; DROP FUNCTION take_long()")
     assert effects == [("Ruby",)]
     assert (left(database), database.locks()) == ([], [])
-
-
-# qg.jobs
-
-
-def test_a_typed_job_that_is_gone_leaves_neither_effects_nor_history(dsn: str, database: Database) -> None:
-    from dataclasses import make_dataclass
-
-    jobs = needs("qg.jobs")
-    jobs.migrate(dsn)
-    begun = threading.Event()
-    payload = make_dataclass("Greet", [("name", str)], namespace={"__module__": __name__})
-
-    def greet(ctx: object, job: object) -> None:
-        ctx.tx.cursor().execute("INSERT INTO written VALUES (1)")  # type: ignore[attr-defined]
-        database.query("DELETE FROM que_jobs")
-        begun.set()
-
-    greet.__annotations__["job"] = payload
-    try:
-        with jobs.PostgresJobs(dsn, pool_size=1, poll_interval=0.01) as queue:
-            queue.register_job_func(greet)
-            queue.enqueue(payload("you"))
-            queue.start()
-            assert begun.wait(PATIENCE)
-        assert (all_written(database), database.query("SELECT * FROM qg_jobs_history")) == ([], [])
-    finally:
-        database.query("DROP TABLE qg_jobs_history, qg_jobs_worker_pool, qg_jobs_schedule, qg_jobs_tick CASCADE")

@@ -59,6 +59,7 @@ def test_the_setting_costs_no_message_and_ends_with_the_statement(network, datab
     with qg.Client(network.dsn) as client:
         rows_of(client).possible = False
         client.enqueue(qg.Job("MyJob"))
+        assert client.lock_job("empty") is None  # which prepares the statements
         network.statements.clear()
         with client.lock_job() as job:
             assert len([each for each in network.statements if "que_lock_job" in each]) == 1

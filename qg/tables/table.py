@@ -94,6 +94,9 @@ class Row(NamedTuple):
 
     def require_text(self) -> None:
         """Raise ValueError if the row has bytes that aren't text in the database's encoding."""
+        texts = (self.queue, self.run_at, self.type, self.args, self.last_error or "", self.kwargs, self.tags)
+        if "".join(texts).isascii():
+            return
         for name, value in zip(self._fields, self, strict=True):
             if isinstance(value, str) and not value.isascii() and (found := _UNTEXT.search(value)):
                 raise ValueError(

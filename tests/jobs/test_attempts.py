@@ -565,3 +565,20 @@ def test_a_job_func_that_sets_another_search_path_leads_no_statement_to_other_ta
         finally:
             assert queue.shutdown(PATIENCE)
             jobs_database.query("DROP SCHEMA elsewhere CASCADE")
+
+
+def test_a_job_that_is_gone_leaves_neither_effects_nor_history(
+    queue: jobs.PostgresJobs, users: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody deletes it by hand while it runs: it is cancelled."""
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        insert(ctx, 1)
+        users.query("DELETE FROM que_jobs")
+
+    queue.enqueue(Greet(1))
+    work_one(queue)
+    assert (users.query("SELECT * FROM users"), history(users), users.count()) == ([], [], 0)
+    assert "job_gone id=" in caplog.text
+    assert "job_failed" not in caplog.text
