@@ -40,7 +40,9 @@ class Client:
     Args:
         source: where connections come from: a DSN or URL, a psycopg2 pool (anything with getconn
             and putconn), a SQLAlchemy engine over psycopg2, or a callable that returns a new
-            psycopg2 connection. qg closes only what it opened.
+            psycopg2 connection. qg closes only what it opened. On connections from a DSN or URL it sets
+            connect_timeout (10 s), keepalives (30 s, then 3 every 10 s) and tcp_user_timeout (30 s), each
+            unless the DSN says otherwise.
         backoff: from a job's error count, 1 after its first failure, to the seconds until it is
             run again; by default ``error_count ** 4 + 3``, as in every Que.
         maximum_retry_count: after so many retries a job that fails again expires: it stays in the
