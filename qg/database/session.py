@@ -69,6 +69,8 @@ class Session:
         self._returned = False
         # The table whose statements prepare() has seen to.
         self._table: Table | None = None
+        # What to send in full all the same; looked up once, and not for each message.
+        self._not_ours: set[Statement] = set()
         # The idle_session_timeout that a pool's connection is to get back; None where it has none.
         self._idle_timeout: str | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
@@ -137,6 +139,7 @@ class Session:
             psycopg2.Error: if they don't fit the table that is there.
         """
         self._table = table
+        self._not_ours = _not_ours.setdefault(self.conn, set())
         if table not in _prepared.get(self.conn, ()) or self.conn in _with_timeout:
             with self._autocommit(), plain_cursor(self.conn) as cur:
                 self._begin_holding(cur, [UNLOCK_JOB, *table.prepared])
@@ -210,26 +213,26 @@ class Session:
             psycopg2.Error: if one of them fails; no transaction is left open. Whether the first was
                 committed then, only the table tells.
         """
-        sql, everything = self._sql(statement), params
-        if deleted is not None:
-            sql, everything = f"BEGIN;{self._sql(DELETE_JOBS)};COMMIT;{sql}", (*deleted, *params)
+        everything = params if deleted is None else (*deleted, *params)
         with self._autocommit():
             try:
-                return self._fetch(sql, everything)
+                return self._fetch(self._sql_after_deletion(deleted, statement), everything)
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
                 # Thrown away, as in run(). Where that happened after the COMMIT, half of it is done.
                 undone = self.in_transaction
                 self.rollback()
                 _can_take.pop(self.conn, None)
                 self.prepare_taking(table)
-                return self._fetch(sql, everything) if undone else self._fetch(statement.call_sql, params)
+                if undone:
+                    return self._fetch(self._sql_after_deletion(deleted, statement), everything)
+                return self._fetch(self._sql(statement), params)
             except UNREADABLE as error:
                 if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
                     raise
                 # All is done by now but for telling us which jobs it locked. The lock that was to be given
                 # up is gone, and nobody will hear whether it had been held.
                 self._fetch(UNLOCK_EVERYTHING.call_sql, ())
-                return fetch_unreadable(self.conn, statement.call_sql, (None, *params[1:]), error)
+                return fetch_unreadable(self.conn, self._sql(statement), (None, *params[1:]), error)
             finally:
                 if self.in_transaction:
                     self.rollback()
@@ -354,9 +357,14 @@ class Session:
             if not self.conn.closed:
                 self.conn.autocommit = False
 
+    def _sql_after_deletion(self, deleted: Sequence[Any] | None, statement: Statement) -> str:
+        """Return what calls *statement*, after DELETE_JOBS in a transaction of its own if anything is *deleted*."""
+        sql = self._sql(statement)
+        return sql if deleted is None else f"BEGIN;{self._sql(DELETE_JOBS)};COMMIT;{sql}"
+
     def _sql(self, statement: Statement) -> str:
         """Return what calls *statement* on this connection."""
-        if self._table is None or statement in _not_ours.get(self.conn, ()):
+        if self._table is None or (self._not_ours and statement in self._not_ours):
             return statement.full_sql
         return statement.call_sql
 

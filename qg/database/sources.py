@@ -255,13 +255,8 @@ class _Pool:
             if not isinstance(conn, connection):
                 self._pool.putconn(conn)
             _accept(conn, self._pool)
-            try:
-                if _is_fit(conn):
-                    return _lease(conn, partial(self._give_back, conn))
-            except BaseException:  # Ctrl-C; nobody else would give it back
-                self._give_back(conn, False)
-                raise
-            self._give_back(conn, False)
+            if (lease := _lease_if_fit(conn, partial(self._give_back, conn))) is not None:
+                return lease
 
     def _give_back(self, conn: connection, reusable: bool) -> None:
         if not reusable:
@@ -296,13 +291,8 @@ class _SQLAlchemyEngine:
         while True:
             proxy = self._engine.raw_connection()
             conn = _accept(proxy.driver_connection, self._engine)
-            try:
-                if _is_fit(conn):
-                    return _lease(conn, partial(self._give_back, proxy))
-            except BaseException:  # Ctrl-C; nobody else would give it back
-                self._give_back(proxy, False)
-                raise
-            self._give_back(proxy, False)
+            if (lease := _lease_if_fit(conn, partial(self._give_back, proxy))) is not None:
+                return lease
 
     def _give_back(self, proxy: Any, reusable: bool) -> None:
         if not reusable:
@@ -320,6 +310,18 @@ class _SQLAlchemyEngine:
 
     def close(self) -> None:
         """Nothing: the engine is the caller's."""
+
+
+def _lease_if_fit(conn: connection, give_back: Callable[[bool], None]) -> Lease | None:
+    """Lease a pool's connection; one that can't be used is given back to be closed, and None returned."""
+    try:
+        if _is_fit(conn):
+            return _lease(conn, give_back)
+    except BaseException:  # Ctrl-C; nobody else would give it back
+        give_back(False)
+        raise
+    give_back(False)
+    return None
 
 
 def _is_fit(conn: connection) -> bool:
