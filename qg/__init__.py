@@ -21,7 +21,7 @@ from __future__ import annotations
 from qg import activejob, testing
 from qg.client import Client
 from qg.database.foreign import Conner, Queryer, Txer
-from qg.database.session import prepare_statements
+from qg.database.prepared import prepare_statements
 from qg.errors import (
     ErrAgain,
     ErrClientClosed,
@@ -32,6 +32,7 @@ from qg.errors import (
     ErrMissingExtra,
     ErrMissingType,
     ErrNotLocked,
+    ErrPooler,
     ErrPoolState,
     ErrTable,
     ErrTooFewConnections,
@@ -63,6 +64,7 @@ __all__ = [
     "ErrMissingType",
     "ErrNotLocked",
     "ErrPoolState",
+    "ErrPooler",
     "ErrTable",
     "ErrTooFewConnections",
     "ErrUnusable",

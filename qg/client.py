@@ -53,12 +53,18 @@ class Client:
             a job that is discarded is removed without delete().
         run_synchronously: a work map, for development: enqueue() then runs a job without run_at
             at once instead of storing it, and raises what its handler raises.
+        deadline: how many seconds qg waits for the answer to a statement of its own, a table lock that
+            somebody else has included. After that it gives the connection up, as one that is lost; None waits
+            for ever. A handler's own statements may take as long as they like.
+        max_lifetime: after how many seconds a worker replaces its connection, between two jobs, and after
+            which a connection that qg opened isn't used again; up to a tenth less, at random. None means never.
         logger: for all that the client, its jobs and its workers log; by default
             ``logging.getLogger("qg")``.
 
     Raises:
         ErrUnusable: if *source* is of no known kind.
         ErrTable: if there is no table that this qg works.
+        ErrInvalidOption: if another argument is out of bounds.
         psycopg2.Error: if the database can't be reached or used.
     """
 
@@ -70,6 +76,8 @@ class Client:
         maximum_retry_count: float | None = None,
         job_class: type[Job] = Job,
         run_synchronously: WorkMap | None = None,
+        deadline: float | None = 60.0,
+        max_lifetime: float | None = 3600.0,
         logger: Logger | None = None,
     ) -> None:
         if not callable(backoff):
@@ -82,8 +90,13 @@ class Client:
             raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
         if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):
             raise ErrInvalidOption(f"logger must be a logging.Logger, not {logger!r}")
+        for name, seconds in (("deadline", deadline), ("max_lifetime", max_lifetime)):
+            if seconds is not None and (not _is_count(seconds) or seconds == 0):
+                raise ErrInvalidOption(f"{name} must be a number of seconds above 0, or None, not {seconds!r}")
         work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
-        self._database = Database(source, logger or logging.getLogger("qg"))
+        self._database = Database(
+            source, logger or logging.getLogger("qg"), deadline=deadline, max_lifetime=max_lifetime
+        )
         self._engine = Engine(self._database, backoff, maximum_retry_count, job_class)
         self._at_once = None if work_map is None else AtOnce(work_map, job_class, self.logger)
         # Guards the attempts that lock_job() gave out, and to whom, and that it gives out none after close().
@@ -219,10 +232,11 @@ class Client:
 
         Raises:
             ErrClientClosed: after close().
+            ErrPooler: if a pooler in between pools transactions, so that no lock can be held.
             ErrAgain: if ten jobs in a row couldn't be read, or, where functions in pg_temp aren't
                 allowed, were settled by others before they could be locked.
             ErrInvalidOption: if *queue* is no queue's name.
-            psycopg2.Error: if the database can't be reached.
+            psycopg2.Error: if the database can't be reached, or this session can't write.
         """
         check_queue(queue)
         session = self._database.lease()

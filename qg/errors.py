@@ -14,6 +14,7 @@
     ├── ErrLockLost                     a job whose session ended while its handler ran
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
+    ├── ErrPooler                       a pooler in between that pools transactions
     ├── ErrPoolState                    a worker or pool started twice, or changed after its start
     └── ErrMissingExtra (ImportError)   an optional dependency that isn't installed
 
@@ -33,6 +34,7 @@ __all__ = [
     "ErrMissingType",
     "ErrNotLocked",
     "ErrPoolState",
+    "ErrPooler",
     "ErrTable",
     "ErrTooFewConnections",
     "ErrUnusable",
@@ -93,6 +95,10 @@ class ErrClientClosed(QgError):
 
 class ErrTooFewConnections(QgError):
     """The source can't give every worker of a pool its connection."""
+
+
+class ErrPooler(QgError):
+    """A pooler between the client and PostgreSQL gives each transaction another session, and takes locks away so."""
 
 
 class ErrPoolState(QgError):

@@ -10,9 +10,9 @@ from qg.errors import ErrInvalidOption, ErrPoolState
 from qg.failures import printable
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
-from qg.working.handlers import WorkMap, checked_work_map
+from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.options import Configurable, WorkOptions
-from qg.working.runner import Runner, complete_now, running_here
+from qg.working.runner import Runner, complete_now
 from qg.working.sleepers import Sleepers
 from qg.working.work_loop import WorkLoop
 
@@ -73,6 +73,7 @@ class Worker(Configurable):
 
         Raises:
             ErrPoolState: if the worker is working already.
+            ErrPooler: if a pooler in between pools transactions, so that no lock can be held.
         """
         if not self._working.acquire(blocking=False):
             raise ErrPoolState("this worker is working already; create another one for another thread")
@@ -82,6 +83,8 @@ class Worker(Configurable):
             if self._stopping:  # before there was a loop to be told
                 self._loop.stop()
             self._loop.run()
+            if self._loop.refused is not None:
+                raise self._loop.refused
         finally:
             self._working.release()
 
@@ -112,7 +115,10 @@ class Worker(Configurable):
         except BaseException:
             session.close_now()
             raise
-        session.give_back()
+        if self._engine.is_kept_by_handler(session, options.queue):
+            session.close_now()
+        else:
+            session.give_back()
         return job is not None
 
     def shutdown(self, timeout: float | None = None) -> bool:

@@ -18,10 +18,10 @@ from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgEr
 from qg.failures import one_line
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
-from qg.working.handlers import WorkMap, checked_work_map
+from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.listener import Listener
 from qg.working.options import Configurable, WorkOptions
-from qg.working.runner import Runner, running_here
+from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.threads import BackgroundThread, join_all
 from qg.working.work_loop import WorkLoop

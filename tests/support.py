@@ -227,6 +227,15 @@ def jobs_tables_of(client: qg.Client) -> JobsTables:
         return find_tables(session)
 
 
+def take_plainly(client: qg.Client, plainly: bool = True) -> None:
+    """Let *client* take jobs by plain statements from now on, as where a session can't have functions; or not."""
+    rows = rows_of(client)
+    if plainly:
+        rows.takes_plainly = lambda session: True  # type: ignore[method-assign]
+    elif "takes_plainly" in vars(rows):
+        del rows.takes_plainly
+
+
 def rows_of(client: qg.Client) -> RowTaker:
     """What takes rows for *client*."""
     return engine_of(client).rows
@@ -334,7 +343,7 @@ class _Restless(Sleepers):
 
 
 class Network:
-    """A proxy in front of the server whose connections can be cut, and whose door can be shut."""
+    """A proxy in front of the server whose connections can be cut or go silent, and whose door can be shut."""
 
     def __init__(self, dsn: str) -> None:
         with psycopg2.connect(dsn) as probe:
@@ -345,6 +354,8 @@ class Network:
         probe.close()
         self._door: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        # The near ends of those that are silent.
+        self.silent: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._mutex = threading.Lock()
         self._listen_port = 0
@@ -387,6 +398,11 @@ class Network:
             thread.join(PATIENCE)
         self._threads = []
 
+    def silence(self) -> None:
+        """Accept what comes on the connections that are open now, and pass on nothing of it in either direction."""
+        with self._mutex:
+            self.silent.update(near for near, _ in self._pairs)
+
     def _run(self, target: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
@@ -420,6 +436,8 @@ class Network:
                     data = source.recv(65536)
                     if not data:
                         return
+                    if near in self.silent:
+                        continue
                     if source is near:
                         unread, started = self._read_messages(unread + data, started)
                     (far if source is near else near).sendall(data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import UNNAMED, Database, backend_pid, eventually, rows_of
+from support import UNNAMED, Database, backend_pid, eventually, take_plainly
 
 import qg
 
@@ -201,7 +201,7 @@ def test_a_worker_that_waited_while_the_client_was_closed_begins_no_job(
 ) -> None:
     worked: list[int] = []
     client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
-    rows_of(client).possible = possible
+    take_plainly(client, not possible)
     pid = backend_pid(client)
     worker = qg.Worker(client, {"MyJob": lambda job: worked.append(job.id)}, interval=3600, batch_size=batch_size)
     with closing(database.connect()) as blocker:

@@ -9,7 +9,7 @@ import psycopg2
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import make_dsn
-from support import ID, VERSION, Database, Network, UntilEmpty, lease, rows_of
+from support import ID, VERSION, Database, Network, UntilEmpty, lease, take_plainly
 
 import qg
 
@@ -91,7 +91,7 @@ def test_a_job_that_no_utf8_holds_fails_and_the_next_ones_are_worked(
     words = ["ete", "a"] if VERSION > 3 and encoding == "SQL_ASCII" else ["été", "à"]
     with closing(Database(make_database(options=in_encoding(encoding)))) as database:
         with qg.Client(database.dsn) as client:
-            rows_of(client).possible = possible
+            take_plainly(client, not possible)
             client.enqueue(qg.Job("MyJob", words[:1]))
             bad = enqueue_unreadable(client, database, encoding)
             client.enqueue(qg.Job("MyJob", words[1:]))

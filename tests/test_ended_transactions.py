@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg2
 import pytest
-from support import Database, UntilEmpty, rows_of
+from support import Database, UntilEmpty, take_plainly
 from taking import all_written, events, fill, first_lines, write
 
 import qg
@@ -24,7 +24,7 @@ def say(job: qg.Job, command: str) -> None:
 
 
 def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object]) -> None:
-    rows_of(client).possible = way != "work plainly"
+    take_plainly(client, way == "work plainly")
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
     if way == "work_one":
         while worker.work_one():

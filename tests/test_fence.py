@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
-from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, rows_of
+from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, take_plainly
 from taking import all_written, events, fill, first_lines, write
 
 import qg
@@ -32,7 +32,7 @@ WAYS = ["work_one", "work", "work plainly", "batches"]
 
 def work(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) -> None:
     """Work all jobs in this *way*."""
-    rows_of(client).possible = way != "work plainly"
+    take_plainly(client, way == "work plainly")
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
     if way == "work_one":
         while worker.work_one():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from support import Database, UntilEmpty, rows_of
+from support import Database, UntilEmpty, take_plainly
 from taking import all_written, events, fill, write
 
 import qg
@@ -43,7 +43,7 @@ def work(client: qg.Client, dsn: str) -> Work:
                 at_once.enqueue(qg.Job("MyJob"))
             return
         client.enqueue(qg.Job("MyJob"))
-        rows_of(client).possible = way != "work plainly"
+        take_plainly(client, way == "work plainly")
         worker = UntilEmpty(client, work_map, batch_size=5 if way == "batches" else 1)
         if way == "work_one":
             assert worker.work_one()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from psycopg2.extensions import make_dsn
-from support import Database, lease, on_versions, rows_of, table_of, take
+from support import Database, lease, on_versions, table_of, take, take_plainly
 
 import qg
 from qg.tables import PollStrategy
@@ -57,7 +57,7 @@ def jit_there(conn) -> bool:
 
 def test_the_setting_costs_no_message_and_ends_with_the_statement(network, database: Database) -> None:
     with qg.Client(network.dsn) as client:
-        rows_of(client).possible = False
+        take_plainly(client)
         client.enqueue(qg.Job("MyJob"))
         assert client.lock_job("empty") is None  # which prepares the statements
         network.statements.clear()

@@ -299,8 +299,8 @@ def test_a_session_that_doesnt_hold_its_lock_is_closed_and_said_to_be_pooled(
         job.done()
         eventually(lambda pid=pid: pid not in [each[0] for each in database.sessions()], "the session's end")
     assert [record.message for record in caplog.records if "pooler" in record.message] == [
-        "lock_not_ours id=1: the session doesn't hold the lock that it took, which is what a pooler in "
-        "transaction mode does to it; connect to PostgreSQL directly or pool by session"
+        "lock_not_ours id=1: the session doesn't hold the lock that it took; that is what a handler does that unlocks "
+        "more than its own locks, and what a pooler does that pools transactions"
     ]
 
 

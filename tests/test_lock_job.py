@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from support import LAST_ERROR, Database, backend_pid, eventually, lease, rows_of, table_of
+from support import LAST_ERROR, Database, backend_pid, eventually, lease, table_of, take_plainly
 
 import qg
 from qg.client import engine_of
@@ -121,7 +121,7 @@ def test_a_job_settled_between_the_locks_snapshot_and_the_lock_isnt_worked_again
     When ours goes, the lock statement reads its snapshot and takes the advisory lock; the deletion
     comes next, and the check queues behind the deletion. (Or a failure in place of the deletion.)
     """
-    rows_of(client).possible = False  # the plain statements; for the functions see test_taking_races.py
+    take_plainly(client)  # the plain statements; for the functions see test_taking_races.py
     first, second = client.enqueue_batch([qg.Job("Gone"), qg.Job("Here")])
     pid = backend_pid(client)
     blocker, worker = database.connect(), database.connect()
@@ -158,7 +158,7 @@ class Interrupted(qg.Client):
 
     def __init__(self, source) -> None:
         super().__init__(source)
-        rows_of(self).possible = False
+        take_plainly(self)
         database = engine_of(self).database
         lease = database.lease
 

@@ -16,7 +16,18 @@ import psycopg2.pool
 import pytest
 from migrating import insert, insert_locker
 from psycopg2.extensions import make_dsn
-from support import Database, UntilEmpty, eventually, lease, on_versions, rows_of, table_of, take, try_locks_with
+from support import (
+    Database,
+    UntilEmpty,
+    eventually,
+    lease,
+    on_versions,
+    rows_of,
+    table_of,
+    take,
+    take_plainly,
+    try_locks_with,
+)
 
 import qg
 import qg.locking.row_taker
@@ -381,7 +392,7 @@ def test_a_job_of_another_type_isnt_locked_for_a_moment(
     work = Worked()
     with qg.Client(witness) as client:
         jobs = client.enqueue_batch(by_types())
-        rows_of(client).possible = way != "plain statements"
+        take_plainly(client, way == "plain statements")
         worker = UntilEmpty(
             client,
             {"Known1": work, "Known3": work},
@@ -417,7 +428,7 @@ def test_a_worker_that_knows_no_type_takes_nothing(witness: str, database: Datab
     with qg.Client(witness) as client:
         client.enqueue_batch(by_types())
         for possible in (True, False):
-            rows_of(client).possible = possible
+            take_plainly(client, not possible)
             UntilEmpty(client, {}, only_known_types=True).work()
     assert tried(database) == []
     assert database.count() == 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -104,3 +105,74 @@ def test_a_job_that_isnt_locked_isnt_lost(client: qg.Client, database: Database)
         locked.delete()
     locked.check()
     assert not locked.lost
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("way", ["work_one", "work", "batches"])
+def test_a_lost_lock_is_logged_within_two_seconds_though_the_handler_doesnt_ask(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture, way: str, writes: bool
+) -> None:
+    def handler(job: qg.Job) -> None:
+        if writes:
+            write(job)
+        database.terminate(database.lock_holders()[0])
+        eventually(lambda: events(caplog, "lock_lost"), "the line in the log", timeout=2)
+
+    fill(database, 1)
+    worker = UntilEmpty(client, {"MyJob": once(handler)}, batch_size=5 if way == "batches" else 1)
+    worker.work_one() if way == "work_one" else worker.work()
+    assert events(caplog, "lock_lost") == ["lock_lost id=1"]
+
+
+@pytest.mark.parametrize("way", ["work_one", "work", "batches"])
+def test_a_coroutine_is_cancelled_when_its_jobs_lock_is_lost(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    told = []
+
+    async def wait_for_ever() -> None:
+        database.terminate(database.lock_holders()[0])
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    fill(database, 1)
+    worker = UntilEmpty(client, {"MyJob": lambda job: wait_for_ever()}, batch_size=5 if way == "batches" else 1)
+    worker.work_one() if way == "work_one" else worker.work()
+    assert told == ["cancelled"]
+    ((_, _, count, text),) = database.jobs()
+    assert (count, text.split(":")[0]) == (1, "qg.errors.ErrLockLost")
+
+
+def test_a_coroutine_that_cancels_itself_has_lost_nothing(client: qg.Client, database: Database) -> None:
+    async def cancel() -> None:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    fill(database, 1)
+    UntilEmpty(client, {"MyJob": lambda job: cancel()}).work()
+    ((_, _, count, text),) = database.jobs()
+    assert (count, text.split(":")[0]) == (1, "asyncio.exceptions.CancelledError")
+
+
+def test_a_coroutine_that_has_ended_isnt_cancelled_for_the_next_job(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first job's coroutine is over when its session ends; the second one's session is another one."""
+
+    async def nothing() -> None:
+        await asyncio.sleep(0)
+
+    def handler(job: qg.Job) -> object:
+        if job.id == 1:
+            asyncio.run(nothing())
+            database.terminate(database.lock_holders()[0])
+            eventually(lambda: events(caplog, "lock_lost"))
+            return None
+        return nothing()
+
+    fill(database, 2)
+    UntilEmpty(client, {"MyJob": handler}).work()
+    assert 2 not in [number for number, *_ in database.jobs()]

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 from moving import PAIRS, Place, Writer, settings
-from support import PATIENCE, eventually, rows_of
+from support import PATIENCE, eventually, take_plainly
 
 import qg
 from qg.client import engine_of
@@ -123,7 +123,7 @@ def outcome(call: Callable[[qg.Client], Any], client: qg.Client) -> Any:
 def test_each_call_of_a_client_goes_on_after_a_migration(place: Place, way: tuple[int, int], lose: bool) -> None:
     place.migrate(way[0])
     clients = {name: qg.Client(place.dsn) for name in CALLS}
-    rows_of(clients["lock_job, plainly"]).possible = False
+    take_plainly(clients["lock_job, plainly"])
     clients["enqueue"].enqueue(qg.Job("Count", [1]))
     place.migrate(way[1])
     if lose:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, connection
-from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions, rows_of, try_locks_with
+from support import Database, UntilEmpty, backend_pid, eventually, name_of, on_versions, take_plainly, try_locks_with
 
 import qg
 
@@ -93,7 +93,7 @@ def gated(table: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[qg.Clien
 
 def work(client: qg.Client, path: str, handler: Callable[[qg.Job], None]) -> None:
     """Work all jobs with *handler* on *path*."""
-    rows_of(client).possible = "plainly" not in path
+    take_plainly(client, "plainly" in path)
     if path.startswith("lock_job"):
         while (job := client.lock_job()) is not None:
             with job:

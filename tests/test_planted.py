@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import psycopg2
 import pytest
 from planting import plant_in
-from support import UntilEmpty, on_versions, rows_of
+from support import UntilEmpty, on_versions, take_plainly
 
 import qg
 
@@ -42,7 +42,7 @@ def test_no_function_and_no_operator_that_others_have_planted_is_called(
             client.enqueue_batch_in_tx([qg.Job("MyJob"), qg.Job("MyJob")], conn)
         assert sum(stats.count for stats in client.stats()) == (9 if version > 3 else 8)
         for plainly in (False, True):
-            rows_of(client).possible = not plainly
+            take_plainly(client, plainly)
             with client.lock_job() as job:
                 assert [state.id for state in client.job_states()] == [job.id]
                 job.error("first\nsecond")
@@ -64,7 +64,7 @@ def test_no_function_and_no_operator_that_others_have_planted_is_called(
             for known in (False, True):
                 for batch_size in (1, 3):
                     for plainly in (False, True):
-                        rows_of(client).possible = not plainly
+                        take_plainly(client, plainly)
                         kinds = ["MyJob", "Failing", "MyJob", "Later", "MyJob", "MyJob"]
                         client.enqueue_batch([qg.Job(kind) for kind in kinds])
                         handled.clear()
@@ -76,8 +76,7 @@ def test_no_function_and_no_operator_that_others_have_planted_is_called(
                             batch_size=batch_size,
                         ).work()
                         assert len(handled) >= 4
-                        assert rows_of(client).possible is not plainly
-        rows_of(client).possible = True
+        take_plainly(client, False)
         done = threading.Event()
         with qg.WorkerPool(client, {"MyJob": lambda job: done.set()}, 2, interval=3600):
             client.enqueue(qg.Job("MyJob"))

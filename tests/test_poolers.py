@@ -79,8 +79,14 @@ def test_a_table_that_says_a_version_below_its_own_is_refused(make_database) -> 
 
 
 @pytest.fixture
-def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
-    """A DSN through PgBouncer, which pools transactions over two sessions."""
+def mode() -> str:
+    """What PgBouncer pools."""
+    return "transaction"
+
+
+@pytest.fixture
+def pooled(dsn: str, tmp_path: Path, mode: str) -> Iterator[str]:
+    """A DSN through PgBouncer in its *mode*, with two sessions for transactions or statements."""
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if program is None:
         pytest.skip("there is no pgbouncer; apt-get install pgbouncer")
@@ -91,8 +97,8 @@ def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
     as_text = " ".join(f"{name}={value}" for name, value in target.items() if value)
     (tmp_path / "pgbouncer.ini").write_text(
         f"[databases]\n* = {as_text}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        "auth_type = any\npool_mode = transaction\nserver_reset_query =\ndefault_pool_size = 2\n"
-        "server_round_robin = 1\n"
+        f"auth_type = any\npool_mode = {mode}\nserver_reset_query =\nserver_round_robin = 1\n"
+        f"default_pool_size = {20 if mode == 'session' else 2}\n"
     )
     # PgBouncer refuses to be root. The embedded server's user can read what is in the folder of its socket.
     socket_folder = Path(target["host"] or tmp_path)
@@ -130,3 +136,72 @@ def test_clients_that_lock_nothing_work_behind_pgbouncer_in_transaction_mode(poo
         list(threads.map(use, range(4)))
     with qg.Client(pooled) as client:
         assert [each.count for each in client.stats()] == [4 * 20 * 3]
+
+
+POOLED = "a pooler between this client and PostgreSQL pools transactions, so that advisory locks are lost"
+
+
+@pytest.mark.parametrize("way", ["lock_job", "work", "work_one", "pool"])
+def test_behind_a_pooler_that_pools_transactions_no_job_is_run(
+    pooled: str, database: Database, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    ran: list[qg.Job] = []
+    with qg.Client(pooled) as client:
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(5))
+        worker = qg.Worker(client, {"MyJob": ran.append})
+        pool = qg.WorkerPool(client, {"MyJob": ran.append}, 2)
+        calls = {"lock_job": client.lock_job, "work": worker.work, "work_one": worker.work_one, "pool": pool.start}
+        for _ in range(2):
+            with pytest.raises(qg.ErrPooler, match=POOLED):
+                calls[way]()
+    assert (ran, database.count()) == ([], 5)
+    assert len(caplog.records) == (2 if way == "work" else 0)
+
+
+@pytest.mark.parametrize("mode", ["statement"])
+def test_behind_a_pooler_that_pools_statements_there_is_no_client(pooled: str) -> None:
+    with pytest.raises(psycopg2.OperationalError):
+        qg.Client(pooled)
+
+
+@pytest.mark.parametrize("mode", ["session"])
+def test_behind_a_pooler_that_pools_sessions_jobs_are_worked(
+    pooled: str, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+    with qg.Client(pooled) as client:
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(20))
+        with qg.WorkerPool(client, {"MyJob": lambda job: ran.append(job.id)}, 3, interval=0.05):
+            eventually(lambda: database.count() == 0)
+    assert sorted(ran) == list(range(1, 21))
+    assert [record.message for record in caplog.records] == []
+
+
+def test_a_pooler_that_only_shows_under_way_ends_all_workers(
+    pooled: str, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where others keep its server processes busy while the second connection looks."""
+    monkeypatch.setattr("qg.database.database.pools_transactions", lambda session, source: False)
+    with qg.Client(pooled) as client:
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(50))
+        pool = qg.WorkerPool(client, {"MyJob": lambda job: None}, 4, interval=0.05)
+        pool.start()
+        eventually(lambda: len([each for each in caplog.messages if each.startswith("worker_ends queue=: ")]) == 4)
+        assert pool.shutdown()
+        assert len([each for each in caplog.messages if each.startswith("lock_not_ours")]) == 1
+        with pytest.raises(qg.ErrPooler, match=POOLED):
+            qg.Worker(client, {}).work()
+    # What the pooler's sessions have locked ends with them.
+
+
+def test_a_handler_that_unlocks_everything_ends_no_worker(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(job: qg.Job) -> None:
+        with job.tx.cursor() as cur:
+            cur.execute("SELECT pg_advisory_unlock_all()")
+
+    with qg.WorkerPool(client, {"MyJob": handler}, 2, interval=0.05):
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(10))
+        eventually(lambda: database.count() == 0)
+    assert [each for each in caplog.messages if each.startswith("worker_ends")] == []

@@ -11,7 +11,7 @@ import psycopg2.pool
 import pytest
 from psycopg2.extensions import make_dsn
 from psycopg2.sql import SQL, Identifier
-from support import ID, SUFFIX, VERSION, Database, UntilEmpty, on_versions, rows_of, table_of
+from support import ID, SUFFIX, VERSION, Database, UntilEmpty, on_versions, table_of, take_plainly
 from taking import each_batch_size, events, execute, fill
 
 import qg
@@ -23,7 +23,7 @@ WAYS = ["work_one", "work", "work plainly", "batches", "lock_job"]
 
 def work(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) -> None:
     """Work all jobs in this *way*, those that can be had."""
-    rows_of(client).possible = way != "work plainly"
+    take_plainly(client, way == "work plainly")
     worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
     if way == "lock_job":
         while (job := client.lock_job()) is not None:
@@ -227,9 +227,9 @@ def test_a_schema_may_have_any_name(make_database: Callable[..., str], version: 
                 worked.append(job.id)
                 states.extend(state.id for state in client.job_states())
 
-            rows_of(client).possible = False
+            take_plainly(client)
             UntilEmpty(client, {"MyJob": handler}, only_known_types=True).work_one()
-            rows_of(client).possible = True
+            take_plainly(client, False)
             for strategy in qg.PollStrategy:
                 UntilEmpty(client, {"MyJob": handler}, poll_strategy=strategy, batch_size=2).work_one()
             UntilEmpty(client, {"MyJob": handler}, batch_size=3).work()
@@ -255,7 +255,7 @@ def test_two_schemas_on_one_connection_share_no_statement_and_no_function(databa
                 assert ours.enqueue(qg.Job("Ours")).id == number
                 for plainly in (False, True):
                     for client, kind in ((ours, "Ours"), (their, "Theirs"), (ours, "Ours")):
-                        rows_of(client).possible = not plainly
+                        take_plainly(client, plainly)
                         with client.lock_job() as job:
                             assert job.type == kind
                             job.error("once more")
@@ -263,7 +263,7 @@ def test_two_schemas_on_one_connection_share_no_statement_and_no_function(databa
             worked: list[str] = []
             work_map = {kind: lambda job: worked.append(job.type) for kind in ("Ours", "Theirs")}
             for client in (ours, their, ours):
-                rows_of(client).possible = True
+                take_plainly(client, False)
                 for batch_size in (1, 5):
                     UntilEmpty(client, work_map, batch_size=batch_size).work()
             assert worked == ["Ours"] * 3 + ["Theirs"] * 6
@@ -286,7 +286,7 @@ def test_statements_that_somebody_has_prepared_for_another_schema_arent_taken_fo
         return conn
 
     with qg.Client(connect) as client:
-        rows_of(client).possible = False
+        take_plainly(client)
         assert client.enqueue(qg.Job("MyJob")).id == 1
         with client.lock_job() as job:
             assert (job.id, job.type) == (1, "MyJob")

@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.pool import ThreadedConnectionPool
-from support import ID, Database, UntilEmpty, rows_of
+from support import ID, Database, UntilEmpty, take_plainly
 from taking import all_written, do_nothing, each_batch_size, fail, fill, write
 
 import qg
@@ -54,7 +54,7 @@ def test_a_connection_goes_back_to_its_pool_in_the_mode_it_had_idle_and_free_of_
     conn.set_session(isolation_level="REPEATABLE READ", deferrable=True, autocommit=autocommit)
     pool.putconn(conn)
     with qg.Client(pool) as client:
-        rows_of(client).possible = possible
+        take_plainly(client, not possible)
         fill(database, 7)
         work_map = {"MyJob": lambda job: [do_nothing, write, fail, do_nothing][job.id % 4](job)}
         UntilEmpty(client, work_map, batch_size=batch_size).work()

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from qg.database.foreign import rows_in
 from qg.database.known_table import STALE, KnownTable, Watcher
+from qg.database.pooler import pools_transactions
 from qg.database.session import Session
 from qg.database.sources import source_from, transaction
-from qg.errors import ErrClientClosed, ErrTable
+from qg.errors import ErrClientClosed, ErrPooler, ErrTable
 from qg.failures import Logger
 from qg.tables import Statement, Table, detect
 
@@ -32,6 +33,8 @@ class Database:
     Args:
         source: where connections come from, as a caller of :class:`qg.Client` gives it.
         logger: for all that works here.
+        deadline: how many seconds to wait for an answer at the most; None means for ever.
+        max_lifetime: after how many seconds a connection is replaced; None means never.
 
     Raises:
         ErrUnusable: if *source* is of no known kind.
@@ -39,11 +42,16 @@ class Database:
         psycopg2.Error: if the database can't be reached or used.
     """
 
-    def __init__(self, source: object, logger: Logger) -> None:
+    def __init__(
+        self, source: object, logger: Logger, *, deadline: float | None = None, max_lifetime: float | None = None
+    ) -> None:
         self.logger = logger
-        self._source = source_from(source)
+        self._source = source_from(source, max_lifetime)
+        self._deadline = deadline
         self._closed = False
-        self._known = KnownTable(self._source)
+        self._known = KnownTable(self._source, deadline)
+        # Whether sessions were found to stay on one server process each.
+        self._pools_sessions = False
 
     @property
     def table(self) -> Table:
@@ -87,12 +95,15 @@ class Database:
 
         Raises:
             ErrClientClosed: after close().
+            ErrPooler: if there is a pooler in between that gives each transaction another session.
             psycopg2.Error: if the database can't be reached or used, or the table is none any more that qg works.
             Exception: what the source raises passes through.
         """
         session = self._lease(even_if_closed)
         try:
             self.on_table(session, session.prepare)
+            if session.is_behind_pooler and not self._pools_sessions:
+                self._require_session_pooling(session)
         except BaseException:
             session.close_now()
             raise
@@ -101,7 +112,20 @@ class Database:
     def _lease(self, even_if_closed: bool = False) -> Session:
         if not even_if_closed:
             self.require_open()
-        return Session(self._source.lease())
+        return Session(self._source.lease(), self._deadline)
+
+    def _require_session_pooling(self, session: Session) -> None:
+        """Raise ErrPooler if a pooler gives each transaction another server process; find that out once."""
+        if pools_transactions(session, self._source):
+            raise self.pooler_error()
+        self._pools_sessions = True
+
+    def pooler_error(self) -> ErrPooler:
+        """Return what is raised where somebody wants to lock jobs behind a pooler that pools transactions."""
+        return ErrPooler(
+            "a pooler between this client and PostgreSQL pools transactions, so that advisory locks are lost and "
+            "jobs would run several times; connect to PostgreSQL directly, or let it pool sessions"
+        )
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -98,6 +98,10 @@ def is_lost(conn: connection) -> bool:
 
 def _shows_end(conn: connection) -> bool:
     try:
+        if hasattr(select, "POLLRDHUP"):
+            poll = select.poll()
+            poll.register(conn.fileno(), select.POLLRDHUP)
+            return bool(poll.poll(0))  # the other side has closed, whatever is still to be read before that
         if is_quiet(conn):
             return False
         if conn.info.ssl_in_use:

@@ -37,14 +37,18 @@ class KnownTable:
 
     Which schema it is in, the search_path of the first connection says, once and for all.
 
+    Args:
+        source: where to look.
+        deadline: how many seconds that may take; None means any time.
+
     Raises:
         ErrTable: if *source* leads to no table of a version that qg works.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, deadline: float | None = None) -> None:
         self._mutex = threading.Lock()
         self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
-        with transaction(source) as cur:
+        with transaction(source, deadline) as cur:
             self.table = detect(cur)
 
     def add_watcher(self, watcher: Watcher) -> None:

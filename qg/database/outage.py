@@ -11,7 +11,11 @@ from qg.failures import Logger, one_line
 
 __all__ = ["Outage"]
 
-_ABOUT_CONNECTIONS = (psycopg2.OperationalError, psycopg2.InterfaceError)
+_ABOUT_CONNECTIONS = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    psycopg2.errors.ReadOnlySqlTransaction,
+)
 
 
 class Outage:

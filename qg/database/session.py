@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import (
@@ -15,36 +16,29 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
     connection,
-    cursor,
 )
 from psycopg2.sql import SQL, Identifier
 
+from qg.database.deadline import Deadline
 from qg.database.driver import close, commit, is_quiet, notice_end, plain_cursor, rollback
 from qg.database.encoding import UNREADABLE, fetch_unreadable, speak_utf8
+from qg.database.mode import Mode
+from qg.database.prepared import begin_holding, prepared_on
 from qg.database.sources import Lease
 from qg.tables import Statement, Table, detect
 from qg.tables.locking import (
     DELETE_JOBS,
-    PREPARED,
     TAKE_JOBS,
     TAKE_JOBS_BY_RUN_AT,
     UNLOCK_EVERYTHING,
     UNLOCK_JOB,
 )
-from qg.tables.settings import BEGIN_HOLDING, SET_IDLE_TIMEOUT
+from qg.tables.settings import BACKEND_PID, BECOME_ITSELF, BECOME_ITSELF_LOCALLY, SET_IDLE_TIMEOUT, as_itself
 
-__all__ = ["Session", "prepare_statements"]
+__all__ = ["Session"]
 
-# Which tables' statements a connection has. A connection from somebody's pool outlives the client
-# that prepared it, and the next client needn't do it again; so this is nobody's but the module's.
-_prepared: weakref.WeakKeyDictionary[connection, set[Table]] = weakref.WeakKeyDictionary()
-# Which of their statements it hasn't, since somebody else has the name: for another schema, mostly.
-# They are sent in full.
-_not_ours: weakref.WeakKeyDictionary[connection, set[Statement]] = weakref.WeakKeyDictionary()
-# Which table's functions it has: there is one set of them.
-_can_take: weakref.WeakKeyDictionary[connection, Table] = weakref.WeakKeyDictionary()
-# Which connections of a pool were given back with an idle_session_timeout of their own.
-_with_timeout: weakref.WeakSet[connection] = weakref.WeakSet()
+# A session that can't have functions of its own is asked again after so long: a GRANT needs no restart.
+_PLAINLY_SECONDS = 60.0
 
 
 class Session:
@@ -58,19 +52,25 @@ class Session:
     one nothing is prepared or taken for prepared: behind a pooler that pools transactions, each message may
     meet another server process.
 
+    A handler that gets the connection (:meth:`lend`) may set on it what it likes, its role for instance. From
+    then on whatever is run here is run as the session's own user, in the same message, until take_back().
+
     A session isn't safe between threads by itself. The job that is locked on it sees to that.
 
     Args:
         lease: the connection, idle and in nobody else's hands.
+        deadline: how many seconds to wait for an answer at the most; None means for ever.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, deadline: float | None = None) -> None:
         self._lease = lease
         self._returned = False
+        self._answer_by = Deadline(lease.conn, deadline)
+        # What the connection has; looked up once, and not for each message.
+        self._prepared = prepared_on(lease.conn)
         # The table whose statements prepare() has seen to.
         self._table: Table | None = None
-        # What to send in full all the same; looked up once, and not for each message.
-        self._not_ours: set[Statement] = set()
+        self._lent = False
         # The idle_session_timeout that a pool's connection is to get back; None where it has none.
         self._idle_timeout: str | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
@@ -80,12 +80,14 @@ class Session:
         # The client_encoding that is to be given back; None where it was UTF8.
         self._encoding: str | None = None
         try:
-            self._encoding = speak_utf8(self.conn)
-            self._mode = _Mode.of(self.conn)
+            with self._answer_by:
+                self._encoding = speak_utf8(self.conn)
+            self._mode = Mode.of(self.conn)
             self.make_ready_for_handler()
         except BaseException:
             self.close_now()
             raise
+        self._references = sys.getrefcount(lease.conn)
 
     def __del__(self) -> None:
         # A job that nobody called done() on. Its connection may belong to a pool that would give it
@@ -127,6 +129,36 @@ class Session:
         """Whether prepare() was called."""
         return self._table is not None
 
+    @property
+    def expired(self) -> bool:
+        """Whether the connection is so old that another one is to take its place."""
+        return time.monotonic() > self._lease.expires_at
+
+    @property
+    def seconds_until_expiry(self) -> float:
+        """In how many seconds it will be so old."""
+        return max(self._lease.expires_at - time.monotonic(), 0.0)
+
+    @property
+    def takes_plainly(self) -> bool:
+        """Whether note_takes_plainly() was called within the last minute."""
+        return time.monotonic() < self._prepared.plainly_until
+
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process that answered when the session was prepared."""
+        return self._prepared.backend_pid
+
+    @property
+    def is_behind_pooler(self) -> bool:
+        """Whether the server that answered is another process than the one that we connected to."""
+        return self.backend_pid not in (None, self.conn.info.backend_pid)
+
+    @property
+    def is_held_by_handler(self) -> bool:
+        """Whether somebody has still got the connection that was lent, or a cursor of it, in a thread for instance."""
+        return self._lent and sys.getrefcount(self._lease.conn) > self._references
+
     def prepare(self, table: Table) -> None:
         """Prepare the statements of *table*, unless this connection has them: the session is to lock jobs.
 
@@ -139,25 +171,30 @@ class Session:
             psycopg2.Error: if they don't fit the table that is there.
         """
         self._table = table
-        self._not_ours = _not_ours.setdefault(self.conn, set())
-        if table not in _prepared.get(self.conn, ()) or self.conn in _with_timeout:
-            with self._autocommit(), plain_cursor(self.conn) as cur:
-                self._begin_holding(cur, [UNLOCK_JOB, *table.prepared])
-            _prepared.setdefault(self.conn, set()).add(table)
+        if table not in self._prepared.tables or self._prepared.has_timeout:
+            self._begin_holding([UNLOCK_JOB, *table.prepared])
+            self._prepared.tables.add(table)
 
-    def _begin_holding(self, cur: cursor, statements: Sequence[Statement]) -> None:
-        """Set what a session that locks is to have, and prepare those of *statements* that aren't."""
-        cur.execute(BEGIN_HOLDING.plain_sql, _names_and_texts(statements))
-        ((present, not_ours, timeout),) = cur.fetchall()
-        if timeout not in (None, "0"):
-            self._idle_timeout = timeout
-        _with_timeout.discard(self.conn)
-        _prepare(cur, statements, {name: name not in not_ours for name in present})
+    def _begin_holding(self, statements: Sequence[Statement], before: str = "") -> None:
+        """Run the SQL *before*, set what a session that locks is to have, and prepare *statements*."""
+        with self._answer_by, self._autocommit(), plain_cursor(self.conn) as cur:
+            if before:
+                cur.execute(before)
+            self._idle_timeout = begin_holding(cur, statements) or self._idle_timeout
 
     def _give_back_timeout(self) -> None:
         if self._idle_timeout is not None and not self._lease.own:
             self.run(SET_IDLE_TIMEOUT, (self._idle_timeout,))
-            _with_timeout.add(self.conn)
+            self._prepared.has_timeout = True
+
+    def lend(self) -> connection:
+        """Return the connection for a handler."""
+        self._lent = True
+        return self.conn
+
+    def take_back(self) -> None:
+        """Note that the handler is done with the connection, and that a statement has been run since."""
+        self._lent = False
 
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows.
@@ -166,9 +203,9 @@ class Session:
         encoding comes as fetch_unreadable() has it.
         """
         sql = self._sql(statement)
-        with self._autocommit():
+        with self._answer_by, self._autocommit():
             try:
-                return self._fetch(sql, params)
+                return self._fetch(*self._as_itself(sql, params))
             except UNREADABLE as error:
                 if self.in_transaction:
                     raise
@@ -179,8 +216,7 @@ class Session:
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
                 known = [] if self._table is None else self._table.prepared
-                with plain_cursor(self.conn) as cur:
-                    self._begin_holding(cur, [UNLOCK_JOB, *known] if statement in known else [statement])
+                self._begin_holding([UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(self._sql(statement), params)
 
     def prepare_taking(self, table: Table) -> None:
@@ -189,11 +225,13 @@ class Session:
         Raises:
             psycopg2.Error: if the session may not have functions of its own.
         """
-        if _can_take.get(self.conn) is not table:
-            with self._autocommit(), plain_cursor(self.conn) as cur:
-                cur.execute(table.functions)
-                self._begin_holding(cur, [DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT])
-            _can_take[self.conn] = table
+        if self._prepared.functions_of is not table:
+            self._begin_holding([DELETE_JOBS, TAKE_JOBS, TAKE_JOBS_BY_RUN_AT], before=table.functions)
+            self._prepared.functions_of = table
+
+    def note_takes_plainly(self) -> None:
+        """Note that delete_and_run() isn't possible here, and that it isn't to be tried again for a minute."""
+        self._prepared.plainly_until = time.monotonic() + _PLAINLY_SECONDS
 
     def delete_and_run(
         self, table: Table, deleted: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
@@ -214,14 +252,16 @@ class Session:
                 committed then, only the table tells.
         """
         everything = params if deleted is None else (*deleted, *params)
-        with self._autocommit():
+        with self._answer_by, self._autocommit():
             try:
-                return self._fetch(self._sql_after_deletion(deleted, statement), everything)
+                rows = self._fetch(*self._as_itself(self._sql_after_deletion(deleted, statement), everything))
+                self.take_back()
+                return rows
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
                 # Thrown away, as in run(). Where that happened after the COMMIT, half of it is done.
                 undone = self.in_transaction
                 self.rollback()
-                _can_take.pop(self.conn, None)
+                self._prepared.functions_of = None
                 self.prepare_taking(table)
                 if undone:
                     return self._fetch(self._sql_after_deletion(deleted, statement), everything)
@@ -238,32 +278,60 @@ class Session:
                     self.rollback()
 
     def run_in_transaction(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run *statement* in the open transaction and return its rows.
+        """Run *statement* in a transaction of qg's own and return its rows. Where none is open, one begins.
 
-        In full, since a handler's transaction is lost if the prepared statement is. Where none is open, one begins.
+        In full, for the statements that were prepared may be gone.
         """
-        notice_end(self.conn)
-        return self._fetch(statement.plain_sql, params)
+        with self._answer_by:
+            notice_end(self.conn)
+            identity = self._prepared.identity
+            if not self._lent or identity is None:
+                return self._fetch(statement.plain_sql, params)
+            return self._fetch(BECOME_ITSELF_LOCALLY + statement.plain_sql, (identity.user, identity.role, *params))
+
+    def run_beside_handler(self, statement: Statement, params: Sequence[Any] = ()) -> str | None:
+        """Run *statement* in the transaction that a handler has open, and return its answer(), None without one.
+
+        In full, since a handler's transaction is lost if the prepared statement is. As the session's own user,
+        whatever role the handler has set; it has its role again afterwards. Where none is open, one begins.
+        """
+        with self._answer_by:
+            notice_end(self.conn)
+            identity = self._prepared.identity
+            if identity is None:
+                rows = self._fetch(statement.plain_sql, params)
+                return rows[0][0] if rows else None
+            sql = as_itself(statement.plain_sql)
+            return self._fetch(sql, (identity.user, identity.role, *params))[0][-1] or None
 
     def commit(self) -> None:
         """Commit the open transaction, however it was begun; an aborted one raises."""
-        commit(self.conn)
+        with self._answer_by:
+            commit(self.conn)
 
     def rollback(self) -> None:
         """Roll back the open transaction, however it was begun."""
-        rollback(self.conn)
+        with self._answer_by:
+            rollback(self.conn)
+
+    def is_moved(self) -> bool:
+        """Whether another server process answers than when the session was prepared. One message; must be idle."""
+        ((pid,),) = self.run(BACKEND_PID)
+        return bool(pid != self.backend_pid)
 
     def make_ready_for_handler(self) -> None:
         """Put the idle connection into the mode that a handler expects, whatever the last handler set."""
-        self._mode.apply(self.conn, autocommit=False)
+        with self._answer_by:
+            self._mode.apply(self.conn, autocommit=False)
 
     def make_ready_for_statements(self) -> None:
         """Put the idle connection into the mode for statements of our own.
 
         Any statement works in either mode. This one spares a switch there and back for each.
         """
-        self.make_ready_for_handler()
-        self.conn.autocommit = True
+        with self._answer_by:
+            self.make_ready_for_handler()
+            self.conn.autocommit = True
 
     def detect(self, schema: str) -> Table:
         """Return the table that is there now in *schema*. One query, in whatever transaction is open.
@@ -271,7 +339,7 @@ class Session:
         Raises:
             ErrTable: if there is none that qg works.
         """
-        with self._autocommit() if self.idle else nullcontext(), plain_cursor(self.conn) as cur:
+        with self._answer_by, self._autocommit() if self.idle else nullcontext(), plain_cursor(self.conn) as cur:
             return detect(cur, schema)
 
     def enlist(self, table: Table, workers: int, queue: str, *, listening: bool) -> None:
@@ -296,7 +364,7 @@ class Session:
         """Hear of the jobs that are enqueued in *table*, from now on."""
         self.make_ready_for_statements()
         self._channel = Identifier(table.channel(self.conn.info.backend_pid))
-        with plain_cursor(self.conn) as cur:
+        with self._answer_by, plain_cursor(self.conn) as cur:
             cur.execute(SQL("LISTEN {}").format(self._channel))
 
     def notifications(self) -> list[str]:
@@ -311,7 +379,7 @@ class Session:
         if self._channel is None:
             return
         try:
-            with plain_cursor(self.conn) as cur:
+            with self._answer_by, plain_cursor(self.conn) as cur:
                 cur.execute(SQL("UNLISTEN {}").format(self._channel))
             self.conn.notifies.clear()
         except psycopg2.Error:
@@ -326,17 +394,21 @@ class Session:
             return
         try:
             if self.idle:
-                if self._leave is not None:
-                    self.run(self._leave)
-                self._give_back_timeout()
-                if self._encoding is not None and not self._lease.own:
-                    self.conn.set_client_encoding(self._encoding)
-                self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+                with self._answer_by:
+                    self._make_as_it_was()
         except psycopg2.Error:
             close(self.conn)
         reusable = self.idle
         self._returned = True
         self._lease.give_back(reusable)
+
+    def _make_as_it_was(self) -> None:
+        if self._leave is not None:
+            self.run(self._leave)
+        self._give_back_timeout()
+        if self._encoding is not None and not self._lease.own:
+            self.conn.set_client_encoding(self._encoding)
+        self._mode.apply(self.conn, autocommit=self._mode.autocommit)
 
     def close_now(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""
@@ -364,79 +436,17 @@ class Session:
 
     def _sql(self, statement: Statement) -> str:
         """Return what calls *statement* on this connection."""
-        if self._table is None or (self._not_ours and statement in self._not_ours):
+        if self._table is None or (self._prepared.not_ours and statement in self._prepared.not_ours):
             return statement.full_sql
         return statement.call_sql
+
+    def _as_itself(self, sql: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+        """Return what runs *sql* as the session's own user after a handler had the connection."""
+        if not self._lent or self._prepared.identity is None:
+            return sql, params
+        return BECOME_ITSELF + sql, (*self._prepared.identity, *params)
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
             cur.execute(sql, params)
             return cur.fetchall()
-
-
-class _Mode(NamedTuple):
-    """The transaction settings of a connection, which psycopg2 keeps on our side of the wire."""
-
-    isolation_level: Any
-    readonly: Any
-    deferrable: Any
-    autocommit: bool
-
-    @classmethod
-    def of(cls, conn: connection) -> _Mode:
-        return cls(conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
-
-    def apply(self, conn: connection, *, autocommit: bool) -> None:
-        notice_end(conn)
-        if _Mode.of(conn) == self._replace(autocommit=autocommit):
-            return
-        conn.set_session(
-            isolation_level=_or_default(self.isolation_level),
-            readonly=_or_default(self.readonly),
-            deferrable=_or_default(self.deferrable),
-            autocommit=autocommit,
-        )
-
-
-def _or_default(setting: Any) -> Any:
-    return "DEFAULT" if setting is None else setting
-
-
-def prepare_statements(conn: connection) -> None:
-    """Prepare the ``que_…`` statements on *conn*, those whose names aren't there already.
-
-    They work the table that the search_path finds now, whatever it is set to later. On a table of version 3
-    their names are Go's; on a later one ``_v4`` to ``_v7`` stands at the end.
-    :class:`qg.Client` does this by itself on each connection it locks jobs on; call it to have the
-    statements elsewhere. A transaction that is open stays open; otherwise none is left behind.
-    Mirrors Go's ``PrepareStatements``.
-
-    Args:
-        conn: a psycopg2 connection whose search_path finds the table.
-
-    Raises:
-        ErrTable: if there is no table of a version that qg works.
-    """
-    idle = conn.info.transaction_status == TRANSACTION_STATUS_IDLE
-    try:
-        with plain_cursor(conn) as cur:
-            statements = [UNLOCK_JOB, *detect(cur).prepared]
-            cur.execute(PREPARED.plain_sql, _names_and_texts(statements))
-            _prepare(cur, statements, dict(cur.fetchall()))
-    finally:
-        if idle and not conn.closed:
-            conn.rollback()
-
-
-def _names_and_texts(statements: Sequence[Statement]) -> tuple[list[str | None], list[str]]:
-    return [each.name for each in statements], [each.text for each in statements]
-
-
-def _prepare(cur: cursor, statements: Sequence[Statement], present: Mapping[str, bool]) -> None:
-    """Prepare those of *statements* whose names aren't *present*; that says whether the name is the statement's."""
-    missing = [each.prepare_sql for each in statements if each.name not in present]
-    if missing:
-        cur.execute(";\n".join(missing))
-    not_ours = _not_ours.setdefault(cur.connection, set())
-    not_ours.difference_update(statements)
-    not_ours.update(each for each in statements if each.name and present.get(each.name) is False)

@@ -7,9 +7,12 @@ what it opened.
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -28,6 +31,7 @@ from psycopg2.extensions import (
     parse_dsn,
 )
 
+from qg.database.deadline import Deadline
 from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
 from qg.errors import ErrUnusable
 
@@ -47,6 +51,10 @@ _PATIENCE = {
 # Connections an owned source keeps open between leases; what comes back beyond that is closed.
 _MAX_IDLE = 16
 
+# The share of its lifetime after which a connection is replaced. Not the same for all, so that those which were
+# opened together aren't all opened anew together.
+_REPLACED_AFTER = (0.9, 1.0)
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -54,12 +62,14 @@ class Lease:
 
     ``reusable`` says whether the connection is idle, free of locks and known to be sound; if it
     is not, the connection is closed instead of being used again. ``own`` says that nobody but qg
-    ever uses the connection, so that its settings may stay as qg made them.
+    ever uses the connection, so that its settings may stay as qg made them. ``expires_at``, on the
+    monotonic clock, says when a worker that holds it is to replace it by another one.
     """
 
     conn: connection
     give_back: Callable[[bool], None]
     own: bool
+    expires_at: float
 
 
 class Source(Protocol):
@@ -75,27 +85,32 @@ class Source(Protocol):
         """Close the connections that this source opened and nobody leases."""
 
 
-def source_from(source: object) -> Source:
+def source_from(source: object, max_lifetime: float | None = None) -> Source:
     """Return the :class:`Source` for what a caller gave as *source*; opens nothing yet.
+
+    Args:
+        source: as in :class:`qg.Client`.
+        max_lifetime: seconds after which a connection expires; None means never. What counts is when qg
+            opened it, or first had it from a pool.
 
     Raises:
         ErrUnusable: if *source* is none of the kinds that qg knows.
     """
     if isinstance(source, str):
-        return _Owned(_connector(source))
+        return _Owned(_connector(source), max_lifetime)
     if isinstance(source, connection):
         raise ErrUnusable(
             "a single connection can't be a source, since every locked job owns one; "
             "give its DSN, a pool or a callable that opens connections"
         )
     if hasattr(source, "getconn") and hasattr(source, "putconn"):
-        return _Pool(source)
+        return _Pool(source, max_lifetime)
     if hasattr(source, "sync_engine"):
         raise ErrUnusable("an AsyncEngine can't be a source; give its sync_engine over psycopg2")
     if hasattr(source, "raw_connection") and hasattr(source, "dialect"):
-        return _SQLAlchemyEngine(source)
+        return _SQLAlchemyEngine(source, max_lifetime)
     if callable(source):
-        return _Owned(source)
+        return _Owned(source, max_lifetime)
     raise ErrUnusable(
         f"a source can't be of type {type(source).__name__}; give a DSN or postgresql:// URL, a psycopg2 "
         "pool, a SQLAlchemy engine, or a callable that returns a new psycopg2 connection"
@@ -105,6 +120,17 @@ def source_from(source: object) -> Source:
 # Advisory locks let the session that has one take it again, so a connection in two hands would
 # hand one job out twice.
 _leased: weakref.WeakSet[connection] = weakref.WeakSet()
+
+# Since when each connection is known, and after which share of its lifetime it is to be replaced.
+_known: weakref.WeakKeyDictionary[connection, tuple[float, float]] = weakref.WeakKeyDictionary()
+
+
+def _expiry(conn: connection, max_lifetime: float | None) -> float:
+    """Return when *conn* expires, on the monotonic clock."""
+    if max_lifetime is None:
+        return math.inf
+    since, share = _known.setdefault(conn, (time.monotonic(), random.uniform(*_REPLACED_AFTER)))  # noqa: S311 - no secret
+    return since + share * max_lifetime
 
 
 def _accept(conn: object, origin: object) -> connection:
@@ -122,7 +148,9 @@ def _accept(conn: object, origin: object) -> connection:
     return conn
 
 
-def _lease(conn: connection, give_back: Callable[[bool], None], *, own: bool = False) -> Lease:
+def _lease(
+    conn: connection, give_back: Callable[[bool], None], max_lifetime: float | None, *, own: bool = False
+) -> Lease:
     _leased.add(conn)
     process = os.getpid()
 
@@ -132,20 +160,26 @@ def _lease(conn: connection, give_back: Callable[[bool], None], *, own: bool = F
         if process == os.getpid():
             give_back(reusable)
 
-    return Lease(conn, return_it, own)
+    return Lease(conn, return_it, own, _expiry(conn, max_lifetime))
 
 
 @contextmanager
-def transaction(source: Source) -> Iterator[cursor]:
-    """Lease a connection for one transaction; what the block doesn't commit is rolled back."""
+def transaction(source: Source, deadline: float | None = None) -> Iterator[cursor]:
+    """Lease a connection for one transaction; what the block doesn't commit is rolled back.
+
+    Args:
+        source: what leases it.
+        deadline: how many seconds the block may take; None means any time. Then the connection is shut down.
+    """
     lease = source.lease()
     conn, autocommit = lease.conn, lease.conn.autocommit
     try:
-        conn.autocommit = False
-        with plain_cursor(conn) as cur:
-            yield cur
-        conn.rollback()
-        conn.autocommit = autocommit
+        with Deadline(conn, deadline):
+            conn.autocommit = False
+            with plain_cursor(conn) as cur:
+                yield cur
+            conn.rollback()
+            conn.autocommit = autocommit
     except BaseException:
         lease.give_back(False)
         raise
@@ -188,8 +222,9 @@ def _with_patience(dsn: str, parts: Mapping[str, str]) -> str:
 class _Owned:
     """Connections that qg opens by a callable, a few of them kept while idle."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], max_lifetime: float | None) -> None:
         self._connect = connect
+        self._max_lifetime = max_lifetime
         self._begin_in_this_process()
 
     def _begin_in_this_process(self) -> None:
@@ -204,11 +239,13 @@ class _Owned:
             # connection without a word to the server in a process that didn't open it.
             self._begin_in_this_process()
         while (conn := self._pop()) is not None:
-            if is_quiet(conn):
-                return _lease(conn, partial(self._take_back, conn), own=True)
+            if is_quiet(conn) and time.monotonic() <= _expiry(conn, self._max_lifetime):
+                return self._lease(conn)
             close(conn)
-        conn = self._open()
-        return _lease(conn, partial(self._take_back, conn), own=True)
+        return self._lease(self._open())
+
+    def _lease(self, conn: connection) -> Lease:
+        return _lease(conn, partial(self._take_back, conn), self._max_lifetime, own=True)
 
     def _pop(self) -> connection | None:
         with self._mutex:
@@ -242,8 +279,9 @@ class _Owned:
 class _Pool:
     """A pool of the caller's with getconn and putconn, as psycopg2.pool has it."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, max_lifetime: float | None) -> None:
         self._pool = pool
+        self._max_lifetime = max_lifetime
         # The one pool of psycopg2 that isn't safe between threads; its calls never wait.
         simple = isinstance(pool, psycopg2.pool.SimpleConnectionPool)
         self._mutex: Any = threading.Lock() if simple else nullcontext()
@@ -255,7 +293,7 @@ class _Pool:
             if not isinstance(conn, connection):
                 self._pool.putconn(conn)
             _accept(conn, self._pool)
-            if (lease := _lease_if_fit(conn, partial(self._give_back, conn))) is not None:
+            if (lease := _lease_if_fit(conn, partial(self._give_back, conn), self._max_lifetime)) is not None:
                 return lease
 
     def _give_back(self, conn: connection, reusable: bool) -> None:
@@ -279,19 +317,20 @@ class _Pool:
 class _SQLAlchemyEngine:
     """A SQLAlchemy engine over psycopg2."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, max_lifetime: float | None) -> None:
         if engine.dialect.driver != "psycopg2":
             raise ErrUnusable(
                 f"an engine over {engine.dialect.name}+{engine.dialect.driver} can't be a source; "
                 "create it with a postgresql+psycopg2:// URL"
             )
         self._engine = engine
+        self._max_lifetime = max_lifetime
 
     def lease(self) -> Lease:
         while True:
             proxy = self._engine.raw_connection()
             conn = _accept(proxy.driver_connection, self._engine)
-            if (lease := _lease_if_fit(conn, partial(self._give_back, proxy))) is not None:
+            if (lease := _lease_if_fit(conn, partial(self._give_back, proxy), self._max_lifetime)) is not None:
                 return lease
 
     def _give_back(self, proxy: Any, reusable: bool) -> None:
@@ -312,11 +351,11 @@ class _SQLAlchemyEngine:
         """Nothing: the engine is the caller's."""
 
 
-def _lease_if_fit(conn: connection, give_back: Callable[[bool], None]) -> Lease | None:
+def _lease_if_fit(conn: connection, give_back: Callable[[bool], None], max_lifetime: float | None) -> Lease | None:
     """Lease a pool's connection; one that can't be used is given back to be closed, and None returned."""
     try:
         if _is_fit(conn):
-            return _lease(conn, give_back)
+            return _lease(conn, give_back, max_lifetime)
     except BaseException:  # Ctrl-C; nobody else would give it back
         give_back(False)
         raise

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg2.extensions import connection
 
 from qg.errors import ErrInvalidOption
 from qg.failures import Logger, printable
+from qg.job import Job
 
 __all__ = [
     "CTX_JOB_ID",
@@ -119,6 +120,24 @@ class Context:
     tx: connection | Any
     user_id: str | None
     logger: Logger
+    _job: Job | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session that holds the job's lock has ended, so that somebody else may work the job by now.
+
+        As :attr:`qg.Job.lost`; always False on a MemoryQueue.
+        """
+        return self._job is not None and self._job.lost
+
+    def check(self) -> None:
+        """Go on only if the job's lock isn't lost; for a JobFunc that takes long, between its steps.
+
+        Raises:
+            ErrLockLost: if :attr:`lost`.
+        """
+        if self._job is not None:
+            self._job.check()
 
 
 def from_context() -> str | None:

@@ -36,7 +36,7 @@ class AttemptHistory:
     """
 
     def __init__(self, job: Job, tables: JobsTables, telemetry: Telemetry, logger: Logger) -> None:
-        attempt = locked_attempt_of(job)
+        self._attempt = attempt = locked_attempt_of(job)
         self._job = job
         self._tables = tables
         self._row = attempt.row
@@ -63,22 +63,21 @@ class AttemptHistory:
             ((self._started_at,),) = cur.fetchall()
         with self._span.current():
             run_job_func(functions, self._job, self._envelope, scope, self._logger, tx)
-        with plain_cursor(tx) as cur:
-            try:
-                cur.execute(self._tables.end_attempt.plain_sql, self._history(None))
-            except (
-                psycopg2.errors.InvalidSavepointSpecification,
-                psycopg2.errors.NoActiveSqlTransaction,
-            ) as error:
-                raise ErrJobFuncFailed(
-                    "it ended the transaction of its job; leave commit() and rollback() to the queue, "
-                    "or use a connection of your own"
-                ) from error
-            except psycopg2.errors.InFailedSqlTransaction as error:
-                raise ErrJobFuncFailed(
-                    "it swallowed a database error, after which nothing of its transaction can be kept; "
-                    "let it pass, or use a savepoint"
-                ) from error
+        try:
+            self._attempt.write_beside_handler(self._tables.end_attempt, self._history(None))
+        except (
+            psycopg2.errors.InvalidSavepointSpecification,
+            psycopg2.errors.NoActiveSqlTransaction,
+        ) as error:
+            raise ErrJobFuncFailed(
+                "it ended the transaction of its job; leave commit() and rollback() to the queue, "
+                "or use a connection of your own"
+            ) from error
+        except psycopg2.errors.InFailedSqlTransaction as error:
+            raise ErrJobFuncFailed(
+                "it swallowed a database error, after which nothing of its transaction can be kept; "
+                "let it pass, or use a savepoint"
+            ) from error
 
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return the history row of an attempt that failed."""

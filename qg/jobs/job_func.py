@@ -61,6 +61,7 @@ def run_job_func(
             tx=tx,
             user_id=envelope.ctx.user_id or None,
             logger=JobLogger(logger, {"job_id": job.id, "job_type": job.type}),
+            _job=job,
         )
         copy_context().run(_call, function, context, payload, scope)
     except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):

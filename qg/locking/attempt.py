@@ -104,7 +104,7 @@ class Attempt:
     @property
     def conn(self) -> connection | None:
         """The connection for the job's statements; None when the lock isn't held, and in a forked process."""
-        return self._locked.session.conn if self.held and not self.forked else None
+        return self._locked.lend() if self.held and not self.forked else None
 
     @property
     def tx(self) -> connection | None:
@@ -120,6 +120,10 @@ class Attempt:
                     self._lost = True
                     self._locked.log_lost()
         return self._lost
+
+    def write_beside_handler(self, statement: Statement, params: Sequence[Any]) -> None:
+        """Run *statement* in the handler's transaction, as the session's own user whatever role the handler has set."""
+        self._locked.session.run_beside_handler(statement, params)
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+import psycopg2
+
 from qg.backoff import Backoff
 from qg.database.database import Database
+from qg.database.session import Session
 from qg.failures import Logger
 from qg.locking.row_taker import RowTaker
 from qg.tables import Table
@@ -29,7 +32,8 @@ class LockContext:
     rows: RowTaker
     backoff: Backoff
     maximum_retry_count: float | None
-    _pooler_logged: threading.Event = field(default_factory=threading.Event, init=False)
+    _lost_lock_logged: threading.Event = field(default_factory=threading.Event, init=False)
+    _pooler_found: threading.Event = field(default_factory=threading.Event, init=False)
 
     @property
     def table(self) -> Table:
@@ -48,12 +52,27 @@ class LockContext:
             most = self.table.maximum_retry_count
         return most is not None and error_count > most
 
-    def log_pooler(self, job_id: int) -> None:
-        """Say once what it means that a session doesn't hold the lock it took."""
-        if not self._pooler_logged.is_set():
-            self._pooler_logged.set()
+    def require_locks(self) -> None:
+        """Raise ErrPooler if a lock was lost because transactions are pooled; no worker may go on then."""
+        if self._pooler_found.is_set():
+            raise self.database.pooler_error()
+
+    def note_lock_lost(self, session: Session, job_id: int) -> None:
+        """Find out why *session* doesn't hold the lock it took, and say so once. The session is closed."""
+        if session.idle and _is_moved(session):
+            self._pooler_found.set()
+        if not self._lost_lock_logged.is_set():
+            self._lost_lock_logged.set()
             self.logger.error(
-                "lock_not_ours id=%d: the session doesn't hold the lock that it took, which is what a pooler "
-                "in transaction mode does to it; connect to PostgreSQL directly or pool by session",
+                "lock_not_ours id=%d: the session doesn't hold the lock that it took; that is what a handler does "
+                "that unlocks more than its own locks, and what a pooler does that pools transactions",
                 job_id,
             )
+        session.close_now()
+
+
+def _is_moved(session: Session) -> bool:
+    try:
+        return session.is_moved()
+    except psycopg2.Error:  # gone altogether, which is something else
+        return False

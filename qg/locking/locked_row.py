@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import connection
 
 from qg.database.known_table import STALE
 from qg.database.session import Session
@@ -67,6 +69,10 @@ class LockedRow:
         """Whether a transaction is open on the session. Asking that isn't using it."""
         return (self._lock if self._own_session is None else self._own_session).in_transaction
 
+    def lend(self) -> connection:
+        """Return the connection for the handler, which may do with it what it likes."""
+        return self.session.lend()
+
     @property
     def lost(self) -> bool:
         """Whether the session that holds the lock has ended, as far as can be seen without a message."""
@@ -93,10 +99,10 @@ class LockedRow:
         # The row is the fence. The lock keeps others from wasting work, but it can be lost without anybody
         # noticing in time. So what a transaction wrote is committed only together with exactly one settled row.
         in_transaction = self.session.in_transaction
-        ((count, transaction),) = self._run(by_key, self.row.key)
+        count, transaction = self._ask(by_key, self.row.key)
         if count == 0:
             again = self._is_settled_by_us()
-            ((count, transaction),) = self._run(by_id, (self.row.id, again))
+            count, transaction = self._ask(by_id, (self.row.id, again))
             if count == 0 and not again:
                 self._note_gone(in_transaction)
                 return
@@ -143,7 +149,7 @@ class LockedRow:
 
     def _settlement(self) -> tuple[bool, bool]:
         """Return whether the row is settled in the open transaction, and whether one that settled it was committed."""
-        ((open_here, committed),) = self._run("settlement", (self.row.id, self._settled_in))
+        open_here, committed = self._ask("settlement", (self.row.id, self._settled_in))
         return bool(open_here), bool(committed)
 
     def commit(self) -> None:
@@ -318,8 +324,17 @@ class LockedRow:
         if self.session.in_transaction:
             self.session.rollback()
 
+    def _ask(self, name: str, params: tuple[Any, ...]) -> Any:
+        """Return the answer of the statement *name*: in the handler's open transaction, otherwise committed at once."""
+        session = self.session
+        if not session.in_transaction:
+            return json.loads(self._run_on(session, name, params)[0][0])
+        ask = session.run_beside_handler
+        answer = self._context.database.on_table(session, lambda table: ask(_statement(table, name), params))
+        return json.loads(answer or "null")
+
     def _run(self, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Run the statement that the table calls *name*: in the open transaction, otherwise committed at once."""
+        """Run the statement that the table calls *name*: in our open transaction, otherwise committed at once."""
         return self._run_on(self.session, name, params)
 
     def _run_on(self, session: Session, name: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -77,8 +77,7 @@ class RowLock:
             if not session.idle:
                 session.close_now()
             elif not session.run(self._unlock, (self._id,))[0][0]:
-                self._context.log_pooler(self._id)
-                session.close_now()
+                self._context.note_lock_lost(session, self._id)
             elif not self._lent:
                 session.give_back()
         except BaseException as trouble:

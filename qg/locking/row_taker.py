@@ -47,13 +47,13 @@ class Taken(NamedTuple):
 class RowTaker:
     """Takes rows for all the sessions of one client. Safe to use from any thread.
 
-    Does it by functions in each session's temporary schema. Where there can't be any, ``possible``
-    turns false for good, and the plain statements do it one by one.
+    Does it by functions in each session's temporary schema. A session that can't have any takes
+    jobs plainly for a minute, by one statement after another, and then tries again.
     """
 
     def __init__(self, database: Database) -> None:
-        self.possible = True
         self._database = database
+        self._plainness_logged = False
         self._mutex = threading.Lock()
         # By queue, the one that was used last at the end. A walk that looks for some types passes by the others.
         self._marks: OrderedDict[str, dict[_Types, Marks]] = OrderedDict()
@@ -120,8 +120,11 @@ class RowTaker:
         try:
             *found, last = (text for (text,) in session.delete_and_run(table, keys, take_jobs_in(order), params))
         except psycopg2.errors.FeatureNotSupported as error:
-            self._give_up(error)
+            self._give_up(session, error)
             return None
+        if self._plainness_logged:
+            self._plainness_logged = False
+            self._database.logger.info("taking_at_once: a job costs one round trip again")
         walk = Walk(*json.loads(last))
         marks.end(start, walk, len(found))
         wait = walk.seconds_until_next
@@ -156,19 +159,28 @@ class RowTaker:
         for marks in concerned:
             marks.note_released(row)
 
-    def _prepare(self, session: Session, table: Table) -> bool:
-        if self.possible:
-            try:
-                session.prepare_taking(table)
-            except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
-                self._give_up(error)
-        return self.possible
+    def takes_plainly(self, session: Session) -> bool:
+        """Whether take() isn't possible on *session* at the moment, as far as is known."""
+        return session.takes_plainly
 
-    def _give_up(self, cause: psycopg2.Error) -> None:
-        if self.possible:
-            self.possible = False
+    def _prepare(self, session: Session, table: Table) -> bool:
+        if self.takes_plainly(session):
+            return False
+        try:
+            session.prepare_taking(table)
+        except psycopg2.errors.ReadOnlySqlTransaction:
+            raise  # where nothing can be written, no job may be taken in any way
+        except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
+            self._give_up(session, error)
+            return False
+        return True
+
+    def _give_up(self, session: Session, cause: psycopg2.Error) -> None:
+        session.note_takes_plainly()
+        if not self._plainness_logged:
+            self._plainness_logged = True
             self._database.logger.warning(
-                "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one "
-                "and there are no batches",
+                "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one, "
+                "and there are no batches; it is tried again every minute",
                 one_line(cause),
             )

@@ -40,6 +40,9 @@ DECLARE
     earliest integer;
     is_wanted boolean;
 BEGIN
+    IF current_setting('transaction_read_only') = 'on' THEN
+        RAISE read_only_sql_transaction USING MESSAGE = 'this session can''t write, so no job is taken on it';
+    END IF;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE feature_not_supported
         USING MESSAGE = 'que_take_jobs_by_run_at needs a transaction that reads committed data';

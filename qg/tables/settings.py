@@ -1,10 +1,30 @@
-"""The settings of a session that locks jobs."""
+"""The settings of a session that locks jobs, and of the handler that it is lent to."""
 
 from __future__ import annotations
 
-from qg.tables.table import Statement
+from typing import NamedTuple
 
-__all__ = ["BEGIN_HOLDING", "SET_IDLE_TIMEOUT"]
+from qg.tables.table import ANSWER, Statement
+
+__all__ = [
+    "BACKEND_PID",
+    "BECOME_ITSELF",
+    "BECOME_ITSELF_LOCALLY",
+    "BEGIN_HOLDING",
+    "SET_IDLE_TIMEOUT",
+    "Identity",
+    "as_itself",
+]
+
+
+class Identity(NamedTuple):
+    """Who a session is, and what its transactions are like, until a handler says SET ROLE or the like."""
+
+    user: str
+    role: str
+    isolation: str
+    read_only: str
+
 
 # A handler may be busy elsewhere for as long as it likes: while the session is idle then, it has the
 # job's lock, so it must not be ended. The others let the server notice within a minute that a client
@@ -17,8 +37,11 @@ _WANTED = {
     "tcp_user_timeout": "30000",  # ms
 }
 
+_IDENTITY = ("session_authorization", "role", "default_transaction_isolation", "default_transaction_read_only")
+_CURRENT = [f"pg_catalog.current_setting('{name}')" for name in _IDENTITY]
+
 # (names, texts) -> the names of what is prepared, by whomever; those of the given names that belong to other
-# statements; idle_session_timeout as it was, in ms, null where there is none.
+# statements; idle_session_timeout as it was, in ms, null where there is none; the Identity; the server process.
 # Several may have been prepared in one message; the server has the whole of it for the text of each then.
 # Of the other settings those that somebody has set stay. Anybody may set all of them; what an older
 # server doesn't know isn't in pg_settings, whose rows are all read before the first of them is set.
@@ -31,7 +54,9 @@ SELECT ARRAY(SELECT name::text FROM pg_catalog.pg_prepared_statements),
            JOIN pg_catalog.pg_prepared_statements AS known ON known.name = given.name
            WHERE pg_catalog.strpos(known.statement, 'PREPARE ' || given.name || ' AS ' || given.text) = 0
        ),
-       pg_catalog.min(idle_timeout)
+       pg_catalog.min(idle_timeout),
+       ARRAY[{", ".join(_CURRENT)}],
+       pg_catalog.pg_backend_pid()
 FROM (
     SELECT CASE WHEN found.name OPERATOR(pg_catalog.=) 'idle_session_timeout' THEN found.setting END AS idle_timeout,
            pg_catalog.set_config(found.name, wanted.setting, false)
@@ -47,3 +72,36 @@ FROM (
 
 # (ms) -> one row.
 SET_IDLE_TIMEOUT = Statement("SELECT pg_catalog.set_config('idle_session_timeout', $1::text, false)")
+
+# () -> the server process that runs this.
+BACKEND_PID = Statement("SELECT pg_catalog.pg_backend_pid()")
+
+# (Identity) -> nothing; in front of a statement in the same message, outside any transaction. A transaction
+# by itself, for the next one begins with what is set here. session_authorization goes first: it resets role.
+BECOME_ITSELF = (
+    "BEGIN;SELECT " + ", ".join(f"pg_catalog.set_config('{name}', %s::text, false)" for name in _IDENTITY) + ";COMMIT;"
+)
+
+# (user, role) -> nothing; in front of a statement in the same message, in a transaction of qg's own.
+BECOME_ITSELF_LOCALLY = (
+    "SELECT pg_catalog.set_config('session_authorization', %s::text, true), "
+    "pg_catalog.set_config('role', %s::text, true);"
+)
+
+
+def as_itself(sql: str) -> str:
+    """Return what runs *sql* in a handler's transaction as the session's own user, and is the handler's again after it.
+
+    Its first two parameters are the user and the role of an Identity. Its row ends with what *sql* left as an answer.
+    """
+    return f"""
+SELECT pg_catalog.set_config('qg.user', pg_catalog.current_setting('session_authorization'), true),
+       pg_catalog.set_config('qg.role', pg_catalog.current_setting('role'), true),
+       pg_catalog.set_config('{ANSWER}', '', true),
+       pg_catalog.set_config('session_authorization', %s::text, true),
+       pg_catalog.set_config('role', %s::text, true);
+{sql};
+SELECT pg_catalog.set_config('session_authorization', pg_catalog.current_setting('qg.user'), true),
+       pg_catalog.set_config('role', pg_catalog.current_setting('qg.role'), true),
+       pg_catalog.current_setting('{ANSWER}')
+"""

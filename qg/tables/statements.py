@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from qg.tables.table import Statement, identifier, literal, script
+from qg.tables.table import Statement, answer, identifier, literal, script
 
 __all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "statements"]
 
@@ -96,7 +96,10 @@ def statements(layout: Layout) -> dict[str, Any]:
         "check_job": Statement(
             name=f"que_check_job{suffix}",
             fresh_snapshot=True,
-            text=f"SELECT true FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}",
+            text=f"""
+SELECT pg_catalog.current_setting('transaction_read_only') = 'off'
+FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}
+""",
         ),
         "destroy_job": settling(f"DELETE FROM {layout.que_jobs}", layout, name=f"que_destroy_job{suffix}"),
         "destroy_job_by_id": settling_by_id(f"DELETE FROM {layout.que_jobs}", layout),
@@ -104,10 +107,13 @@ def statements(layout: Layout) -> dict[str, Any]:
         # A handler can roll back to before it settled the job, or commit that and begin another transaction.
         "settlement": Statement(
             f"""
-SELECT pg_catalog.txid_current() = number
-       AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}),
-       pg_catalog.txid_status(number) = 'committed'
-FROM (SELECT $2::bigint AS number) AS given
+SELECT {answer("pg_catalog.json_build_array(open_here, committed)::text")}
+FROM (
+    SELECT pg_catalog.txid_current() = number
+           AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}) AS open_here,
+           pg_catalog.txid_status(number) = 'committed' AS committed
+    FROM (SELECT $2::bigint AS number) AS given
+) AS settlement
 """
         ),
         "set_error": Statement(
@@ -206,12 +212,13 @@ def settling_by_id(change: str, layout: Layout) -> Statement:
 
 
 def _counted(change: str, layout: Layout, name: str | None = None) -> Statement:
-    """Return the statement that makes *change*; its row says how many rows changed, and in which transaction."""
+    """Return the statement that makes *change*, and says how many rows changed, and in which transaction."""
+    count = answer("pg_catalog.json_build_array(pg_catalog.count(*), pg_catalog.txid_current())::text")
     return Statement(
         name=name,
         text=f"""
 WITH changed AS ({change} RETURNING {layout.id})
-SELECT pg_catalog.count(*), pg_catalog.txid_current() FROM changed
+SELECT {count} FROM changed
 """,
     )
 

@@ -13,12 +13,14 @@ from importlib import resources
 from typing import NamedTuple
 
 __all__ = [
+    "ANSWER",
     "Draft",
     "Lockers",
     "PollStrategy",
     "Row",
     "Statement",
     "Table",
+    "answer",
     "identifier",
     "iso_text",
     "literal",
@@ -108,6 +110,15 @@ class Row(NamedTuple):
     def due(self) -> datetime:
         """``run_at`` as an aware datetime, or as near to it as a datetime comes."""
         return timestamp(self.run_at)
+
+
+ANSWER = "qg.answer"
+"""The setting in which a statement that may be run in a handler's transaction leaves its answer."""
+
+
+def answer(text: str) -> str:
+    """Return what gives the expression *text*, of type text, and leaves it in ANSWER until the transaction ends."""
+    return f"pg_catalog.set_config('{ANSWER}', {text}, true)"
 
 
 def identifier(name: str) -> str:
@@ -248,10 +259,11 @@ class Table:
     # ($1 types, $2 queue) -> the same two, only among jobs of these types.
     lock_job_of_types: Statement
     lock_job_of_types_by_run_at: Statement
-    # (key) -> one row if the job is still as it was locked.
+    # (key) -> one row if the job is still as it was locked: whether this session can write.
     check_job: Statement
 
-    # (key), (id, whether one that is settled already, too) -> how many rows went, and the transaction they went in.
+    # (key), (id, whether one that is settled already, too) -> an answer(), in JSON: how many rows went, and in
+    # which transaction.
     destroy_job: Statement
     destroy_job_by_id: Statement
     # The same, of rows that are kept as finished; None where there is no such state.
@@ -259,8 +271,8 @@ class Table:
     finish_job_by_id: Statement | None
     # (id) -> one row if the job is there and still to be done.
     job_exists: Statement
-    # (id, transaction) -> whether we are in that transaction and the job is settled in it; whether that
-    # transaction was committed.
+    # (id, transaction) -> an answer(), in JSON: whether we are in that transaction and the job is settled in it,
+    # and whether that transaction was committed.
     settlement: Statement
     # (error count, seconds or null to expire, message or null, key or id) -> the job.
     set_error: Statement

@@ -274,8 +274,7 @@ class Batch:
             return None
         self._note_deleted(returned)
         if unlock is not None and not taken.unlocked:
-            self._engine.context.log_pooler(unlock.id)
-            self.session.close_now()
+            self._engine.context.note_lock_lost(self.session, unlock.id)
             raise LockLost
         return taken
 
@@ -294,8 +293,7 @@ class Batch:
         rows = [each.locked.row for each in returned]
         try:
             if not self._engine.rows.release(self.session, table, rows, waiting):
-                self._engine.context.log_pooler([*rows, *waiting][-1].id)
-                self.session.close_now()
+                self._engine.context.note_lock_lost(self.session, [*rows, *waiting][-1].id)
         except psycopg2.Error as error:
             self._recheck(table, error)
             self._delete_each(returned, error)

@@ -9,7 +9,7 @@ import psycopg2
 from qg.backoff import Backoff
 from qg.database.database import Database
 from qg.database.session import Session
-from qg.failures import Logger, one_line
+from qg.failures import Logger, one_line, printable
 from qg.job import Job
 from qg.locking.context import LockContext
 from qg.locking.row_taker import RowTaker
@@ -36,11 +36,27 @@ class Engine:
         self.context = LockContext(database, self.rows, backoff, maximum_retry_count)
         self.jobs = JobTaker(self.context, job_class)
         self._enlisting_failed = threading.Event()
+        self._kept_logged = threading.Event()
 
     @property
     def logger(self) -> Logger:
         """What workers log to."""
         return self.database.logger
+
+    def is_kept_by_handler(self, session: Session, queue: str) -> bool:
+        """Whether something that outlived its handler has still got the connection of *session*; say so once.
+
+        What it writes there could get into the transaction of a later job. So the session isn't to be used again.
+        """
+        kept = session.is_held_by_handler
+        if kept and not self._kept_logged.is_set():
+            self._kept_logged.set()
+            self.logger.warning(
+                "connection_kept queue=%s: something has kept the connection of a job, or a cursor, after the handler "
+                "returned; the connection is closed, and another one takes its place",
+                printable(queue),
+            )
+        return kept
 
     def enlist(self, session: Session, queue: str, workers: int = 0) -> bool:
         """Register *session* as a locker's, to be notified of jobs for *workers*.

@@ -6,15 +6,27 @@ import asyncio
 import contextvars
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 
-from qg.errors import ErrInvalidOption
+from qg.errors import ErrInvalidOption, ErrLockLost
 from qg.failures import PlainFailure
 from qg.forks import end_if_forked, process_number
 from qg.job import Job
 
-__all__ = ["WorkFunc", "WorkMap", "call_handler", "checked_work_map", "run_handler", "unknown_type"]
+__all__ = [
+    "Running",
+    "WorkFunc",
+    "WorkMap",
+    "call_handler",
+    "checked_work_map",
+    "run_handler",
+    "running_here",
+    "unknown_type",
+]
 
 WorkFunc = Callable[[Job], object]
 """Works a job. Returning means success, whatever is returned; a coroutine is run to its end first.
@@ -22,6 +34,53 @@ Raising means failure and a retry. Mirrors Go's ``WorkFunc``."""
 
 WorkMap = Mapping[str, WorkFunc]
 """From job type to handler. Mirrors Go's ``WorkMap``."""
+
+
+class Running:
+    """Who runs a handler, as far as the handler's coroutine is concerned: it can be cancelled from another thread."""
+
+    def __init__(self) -> None:
+        # Cancels the coroutine that runs; None while none does.
+        self._cancel: Callable[[], object] | None = None
+        self._is_lost = False
+
+    @property
+    def canceller(self) -> Callable[[], None] | None:
+        """What cancels the coroutine that runs now, because the lock of its job is lost; None if none runs."""
+        cancel = self._cancel
+        if cancel is None:
+            return None
+
+        def cancel_as_lost() -> None:
+            self._is_lost = True
+            with suppress(RuntimeError):  # it has ended since
+                cancel()
+
+        return cancel_as_lost
+
+    @contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """Let the coroutine that this is called from be cancelled within the block.
+
+        Raises:
+            ErrLockLost: in place of CancelledError, if the canceller was called.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        self._is_lost = False
+        if task is not None:
+            self._cancel = partial(loop.call_soon_threadsafe, task.cancel)
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if not self._is_lost:
+                raise
+            raise ErrLockLost("the job's session ended while its coroutine ran, which was cancelled") from error
+        finally:
+            self._cancel = None
+
+
+# Who runs the handler that is running here, or the coroutine or thread that works for it.
+running_here: ContextVar[Running | None] = ContextVar("qg_runner", default=None)
 
 
 def checked_work_map(work_map: WorkMap) -> WorkMap:
@@ -103,7 +162,8 @@ def _run_coroutine(awaitable: Awaitable[object]) -> None:
     async def wait() -> None:
         # Behind this the event loop is closed, and a child shares its selector with the parent.
         try:
-            await awaitable
+            with (running_here.get() or Running()).cancellable():
+                await awaitable
         except BaseException as error:
             end_if_forked(here, error)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import psycopg2
+
 from qg.database.known_table import STALE
 from qg.database.session import Session
 from qg.enqueuing.fields import decode
@@ -102,9 +104,12 @@ class JobTaker:
             # The lock statement saw the table as it was when it began. If the job was being worked
             # then, and was settled just before we tried its lock, we hold the lock of a job that is
             # gone or not due again yet. A new statement sees that.
-            if not session.run(table.check_job, row.key):
+            checked = session.run(table.check_job, row.key)
+            if not checked:
                 session.run(UNLOCK_JOB, (row.id,))
                 continue
+            if not checked[0][0]:
+                raise psycopg2.errors.ReadOnlySqlTransaction("this session can't write, so no job is taken on it")
             job = self.read(row, self._lock(session, row, lent=lent))
             if job is not None:
                 return job

@@ -6,6 +6,8 @@ import selectors
 import socket
 from contextlib import suppress
 
+import psycopg2
+
 from qg.backoff import reconnect_pause
 from qg.database.session import Session
 from qg.errors import ErrClientClosed, ErrTooFewConnections
@@ -106,6 +108,8 @@ class Listener:
             if self._database.spare == 0:
                 raise ErrTooFewConnections("the source has no connection to spare")
             self._connect(table)
+        except psycopg2.errors.ReadOnlySqlTransaction:
+            self._close_session()  # it is a standby's, perhaps not for long; _listen_to() tries again
         except Exception as error:  # of psycopg2 or of the source; polling goes on
             self._database.logger.warning(
                 "not_listening queue=%s: %s; a pool listens on one connection more than it has workers, "
@@ -153,7 +157,12 @@ class Listener:
 
     def _hear(self, session: Session, table: Table) -> None:
         """Wait for notifications, and wake as many workers as there may be jobs."""
-        if self._wait(_SILENCE_SECONDS, session.conn.fileno()) and not self._ended:
+        if session.expired:
+            self._close_session()
+            return
+        seconds = min(_SILENCE_SECONDS, session.seconds_until_expiry)
+        if self._wait(seconds, session.conn.fileno()) and not self._ended:
+            session.run(table.notifies)  # fails if the server, or the way to it, is gone without a word
             # The table of lockers may have been emptied, or replaced by another.
             self._engine.enlist(session, self._queue, self._workers)
         queue = table.queue_name(self._queue)

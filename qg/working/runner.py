@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from qg.failures import Logger, PlainFailure, headline, printable
 from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt, State
+from qg.lookout import LOOKOUT
 from qg.signals import ends_process
 from qg.verdicts import Discard
-from qg.working.handlers import WorkMap, call_handler
+from qg.working.handlers import Running, WorkMap, call_handler, running_here
 
-__all__ = ["Runner", "complete_now", "running_here"]
-
-# The runner whose handler is running, here or in a coroutine or thread that works for the handler.
-running_here: ContextVar[Runner | None] = ContextVar("qg_runner", default=None)
+__all__ = ["Runner", "complete_now"]
 
 
 def complete_now(job: Job, attempt: Attempt) -> bool:
@@ -30,8 +27,10 @@ def complete_now(job: Job, attempt: Attempt) -> bool:
     return False
 
 
-class Runner:
+class Runner(Running):
     """Runs the jobs of one worker, one after another.
+
+    Twice a second it is looked whether the running job's lock is lost. That is logged, and ends a coroutine.
 
     Args:
         work_map: from job type to handler.
@@ -39,9 +38,11 @@ class Runner:
     """
 
     def __init__(self, work_map: WorkMap, logger: Logger) -> None:
+        super().__init__()
         self.work_map = work_map
         self._logger = logger
         self._current: Job | None = None
+        LOOKOUT.add(self)
 
     def run(self, job: Job, complete: Callable[[Job, Attempt], bool]) -> bool:
         """Run the handler of *job*, complete it, and release it; record what went wrong, if something did.
@@ -78,8 +79,16 @@ class Runner:
             attempt.abandon()  # what the job wrote may not be committed by done()
             raise
         finally:
+            failure = None  # or its traceback, of which this is a part, would keep the handler's variables
             self._current = None
             job.done()
+
+    def look(self) -> None:
+        """See whether the lock of the running job is lost."""
+        job, cancel = self._current, self.canceller
+        # What is to be cancelled belongs to the job, if that is still the same.
+        if job is not None and job is self._current and job.lost and cancel is not None:
+            cancel()
 
     def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""

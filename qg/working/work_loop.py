@@ -12,7 +12,7 @@ from qg.backoff import reconnect_pause
 from qg.database.known_table import STALE
 from qg.database.outage import Outage
 from qg.database.session import Session
-from qg.errors import ErrAgain, ErrClientClosed
+from qg.errors import ErrAgain, ErrClientClosed, ErrPooler
 from qg.failures import one_line, printable
 from qg.job import Job
 from qg.locking.attempt import Attempt
@@ -41,6 +41,7 @@ class Outcome(Enum):
     UNRECORDED = "what became of a job couldn't be written"
     OUTAGE = "the database can't be reached, or doesn't let us work"
     FAULT = "something else went wrong, and that is no job's failure"
+    POOLED = "a pooler in between pools transactions, so no lock can be held"
     CLOSED = "the client was closed"
 
 
@@ -65,6 +66,7 @@ class WorkLoop:
 
     Attributes:
         session: the one it works on; None when it has none.
+        refused: why run() ended by itself; None if it was stopped, or the client closed.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class WorkLoop:
         self._outage = outage
         self._sleepers = sleepers
         self.session = session
+        self.refused: ErrPooler | None = None
         self._batch: Batch | None = None
         # In how many seconds a job falls due, or the queue is to be looked at, as far as the last round knows.
         self._due: float | None = None
@@ -103,7 +106,7 @@ class WorkLoop:
                 # A wake-up from here on may mean a job that this round doesn't see.
                 calls = self._sleepers.calls
                 outcome = self._work_one_round()
-                if outcome is Outcome.CLOSED:
+                if outcome in (Outcome.CLOSED, Outcome.POOLED):
                     break
                 self._go_on_after(outcome, calls)
             self._end_batch()
@@ -129,6 +132,7 @@ class WorkLoop:
         table = self._database.table
         self._due = None
         try:
+            self._engine.context.require_locks()
             batch = self._batch_to_take_from(table)
             outcome = self._work_next(batch, table)
             self._due = batch.seconds_until_next
@@ -136,6 +140,10 @@ class WorkLoop:
         except ErrClientClosed:
             self._engine.logger.warning("worker_ends queue=%s: its client was closed", printable(self._options.queue))
             return Outcome.CLOSED
+        except ErrPooler as error:
+            self.refused = error
+            self._engine.logger.error("worker_ends queue=%s: %s", printable(self._options.queue), one_line(error))
+            return Outcome.POOLED
         except ErrAgain as error:
             # Others settle the jobs faster than we can lock one, or none of them can be read.
             self._engine.logger.info("no_job queue=%s: %s", printable(self._options.queue), one_line(error))
@@ -188,9 +196,9 @@ class WorkLoop:
             self._sleepers.pause(self._wake_up, seconds)
 
     def _batch_to_take_from(self, table: Table) -> Batch:
-        """Return the batch, on a session that is alive as far as we can see."""
+        """Return the batch, on a session that is alive as far as we can see, and nobody else's."""
         self._database.require_open()
-        if self._batch is not None and self._batch.empty and not self._batch.session.alive:
+        if self._batch is not None and self._is_used_up(self._batch):
             self._close_session()
         if self._batch is None:
             if self.session is None or not self.session.alive:
@@ -202,10 +210,19 @@ class WorkLoop:
             self._engine.enlist(self._batch.session, self._options.queue)
         return self._batch
 
+    def _is_used_up(self, batch: Batch) -> bool:
+        """Whether another session is to take the place of the batch's, between two jobs."""
+        session = batch.session
+        return (
+            session.expired
+            or (batch.empty and not session.alive)
+            or self._engine.is_kept_by_handler(session, self._options.queue)
+        )
+
     def _lease(self) -> Session:
         try:
             return self._database.lease()
-        except (ErrClientClosed, psycopg2.Error):
+        except (ErrClientClosed, ErrPooler, psycopg2.Error):
             raise
         except Exception as error:  # of somebody's pool or callable
             raise _SourceFailed(error) from error
@@ -213,7 +230,7 @@ class WorkLoop:
     def _work_next(self, batch: Batch, table: Table) -> Outcome:
         """Work the next job, in the way that is possible on this database."""
         complete: Callable[[Job, Attempt], bool]
-        if self._engine.rows.possible or not batch.empty:
+        if not (batch.empty and self._engine.rows.takes_plainly(batch.session)):
             job, complete = batch.next(table), batch.complete
         else:
             batch.seconds_until_next = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -512,8 +513,64 @@ def test_a_job_costs_six_messages_besides_what_its_function_says(
     begun = [number for number, line in enumerate(network.statements) if line == "BEGIN"][-20:]
     # BEGIN, savepoint, release with history, deletion, commit; and the one that takes the next job.
     assert {later - earlier for earlier, later in zip(begun, begun[1:], strict=False)} == {6}
-    assert network.statements[begun[1] :][:6][-1].startswith("EXECUTE que_take_jobs")
+    assert "EXECUTE que_take_jobs" in network.statements[begun[1] :][:6][-1]
     assert jobs_database.count() == 0
+
+
+def test_the_history_is_written_as_the_sessions_own_user_whatever_role_the_function_sets(
+    queue: jobs.PostgresJobs, users: Database
+) -> None:
+    role = f"qg_tenant_{os.getpid()}"
+    users.query(f"CREATE ROLE {role}; GRANT INSERT ON users TO {role}")
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        with ctx.tx.cursor() as cur:
+            cur.execute(f"SET LOCAL ROLE {role}")
+        insert(ctx, job.user)
+        if job.user == 2:
+            raise LookupError("no")
+
+    try:
+        queue.enqueue([Greet(1), Greet(2)])
+        work_one(queue)
+        assert users.query("SELECT id FROM users") == [(1,)]
+        assert users.query("SELECT job_id, success FROM qg_jobs_history ORDER BY id") == [(1, True), (2, False)]
+        assert [(number, count) for number, _, count, _ in users.jobs()] == [(2, 1)]
+    finally:
+        users.query(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_context_tells_that_the_lock_is_lost(queue: jobs.PostgresJobs, users: Database) -> None:
+    told = []
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        ctx.check()
+        told.append(ctx.lost)
+        if len(told) == 1:
+            users.terminate(users.lock_holders()[0])
+            eventually(lambda: ctx.lost, "the loss", timeout=2)
+            ctx.check()
+
+    queue.enqueue(Greet(1))
+    work_one(queue)
+    ((_, _, count, text),) = users.jobs()
+    assert (told, count) == ([False], 1)
+    assert "ErrLockLost" in text
+
+
+def test_an_async_function_is_cancelled_when_its_jobs_lock_is_lost(queue: jobs.PostgresJobs, users: Database) -> None:
+    @queue.register_job_func
+    async def greet(ctx: jobs.Context, job: Greet) -> None:
+        users.terminate(users.lock_holders()[0])
+        await asyncio.sleep(3600)
+
+    queue.enqueue(Greet(1))
+    work_one(queue)
+    ((_, _, count, text),) = users.jobs()
+    assert count == 1
+    assert "ErrLockLost" in text
 
 
 def test_lines_that_a_job_func_logs_name_the_job(
