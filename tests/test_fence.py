@@ -12,6 +12,7 @@ from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, tak
 from taking import all_written, events, fill, first_lines, write
 
 import qg
+from qg.locking.locked_row import LockedRow
 
 pytestmark = pytest.mark.usefixtures("written")
 
@@ -291,3 +292,84 @@ def test_beside_a_locker_that_died_in_its_commit_the_effect_is_single(client: qg
             database.query("DROP TABLE effects; DROP FUNCTION take_long()")
     assert effects == [("Ruby",)]
     assert (left(database), database.locks()) == ([], [])
+
+
+# Records that come late
+
+
+def settle_meanwhile(database: Database, dsn: str, do: Callable[[qg.Job], None]) -> None:
+    """Let somebody else lock job 1, whose lock was lost, and *do* something to it."""
+    database.query("UPDATE que_jobs SET run_at = now() - interval '1 hour'")
+    with qg.Client(dsn) as other:
+        eventually(lambda: database.locks() == [], "the loss of the lock")
+        job = other.lock_job()
+        assert job is not None
+        do(job)
+        job.done()
+
+
+def lose_lock(job: qg.Job) -> None:
+    with job.conn.cursor() as cur:
+        cur.execute("SELECT pg_advisory_unlock_all()")
+    job.conn.commit()
+
+
+def test_a_failure_that_is_recorded_late_takes_no_errors_of_others_back(
+    job: qg.Job, database: Database, dsn: str
+) -> None:
+    lose_lock(job)
+    for _ in range(3):
+        settle_meanwhile(database, dsn, lambda other: other.error("theirs"))
+    job.error("ours")
+    assert first_lines(database) == [(1, 3, "ours")]
+
+
+@from_4
+@pytest.mark.parametrize("settle", [qg.Job.finish, qg.Job.expire])
+@pytest.mark.parametrize("late", ["error", "expire", "reschedule"])
+def test_a_failure_that_is_recorded_late_leaves_a_settled_row_as_it_is(
+    client: qg.Client, database: Database, dsn: str, settle: Callable[[qg.Job], None], late: str
+) -> None:
+    state = "SELECT error_count, finished_at, expired_at, last_error_message, run_at FROM que_jobs"
+    fill(database, 1)
+    job = client.lock_job()
+    lose_lock(job)
+    settle_meanwhile(database, dsn, settle)
+    before = database.query(state)
+    if late == "reschedule":
+        with job:
+            raise qg.Reschedule(after=0)
+    elif late == "error":
+        job.error("ours")
+    else:
+        job.expire()
+    job.done()
+    assert database.query(state) == before
+
+
+def test_a_migration_is_no_error_even_if_the_session_dies_while_that_is_found_out(
+    make_database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion fails because of the migration; then the session ends before the job is rescheduled."""
+    dsn = make_database(version=3)
+    with closing(Database(dsn)) as database, qg.Client(dsn) as client:
+        client.enqueue(qg.Job("MyJob"))
+
+        def handler(job: qg.Job) -> None:
+            if database.value("SELECT obj_description('que_jobs'::regclass)") == "3":
+                pid = job.conn.info.backend_pid
+                qg.migrate(dsn, version=4)
+                job.tx.cursor().execute("SELECT 1")
+                found_out = LockedRow.was_migrated
+
+                def find_out_and_die(locked: LockedRow) -> bool:
+                    monkeypatch.undo()
+                    was = found_out(locked)
+                    database.terminate(pid)
+                    return was
+
+                monkeypatch.setattr(LockedRow, "was_migrated", find_out_and_die)
+
+        UntilEmpty(client, {"MyJob": handler}).work()
+        assert events(caplog, "job_failed") == []
+        assert database.query("SELECT error_count FROM que_jobs") in ([(0,)], [])

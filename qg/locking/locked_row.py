@@ -49,6 +49,9 @@ class LockedRow:
     _settled_in: int | None = None
     _settled_for_good = False
     _expired = False
+    # Whether the lock was lost, or given up, in between. What changed the row since, if anything has, was no edit
+    # while the job ran, but a record that was under way when its session was lost.
+    _locked_anew = False
 
     def __init__(self, row: Row, lock: RowLock, context: LockContext, session: Session | None = None) -> None:
         self.as_locked = row
@@ -56,7 +59,7 @@ class LockedRow:
         self._lock = lock
         self._context = context
         self._own_session = session
-        # As it was known when the row was locked.
+        # As it was known when the attempt began.
         self._table = context.table
 
     @property
@@ -175,6 +178,7 @@ class LockedRow:
             self._record_error(count, None, message)
         elif self._context.expires(count):
             self._record_error(count, None, message)
+            self._expired = True
             self._context.logger.error("job_expired id=%d error_count=%d: it isn't tried again", self.row.id, count)
         else:
             seconds = seconds_until_retry(self._context.backoff, count, self._context.logger)
@@ -188,7 +192,7 @@ class LockedRow:
     def reschedule(self, verdict: Reschedule) -> None:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         at = None if verdict.at is None else iso_text(verdict.at)
-        params = (at, verdict.after, self.row.id)
+        params = (at, verdict.after, self.row.id, self._expired)
         self._write_anew(lambda: self._keep(self._run("reschedule", params), "reschedule it"))
 
     def discard(self) -> None:
@@ -243,6 +247,7 @@ class LockedRow:
             if table is not self._table:
                 row = row._replace(queue=table.migrated_queue(row.queue))
             anew = LockedRow(row, lock, self._context)
+            anew._locked_anew, anew._table = True, self._table
             try:
                 if anew._run("check_job", row.key):
                     return anew
@@ -250,9 +255,7 @@ class LockedRow:
                 lock.session.close_now()
                 raise
             anew.let_go()
-        self._context.logger.warning(
-            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
-        )
+        self._log_moved_on()
         return None
 
     def turns_out_gone(self) -> bool:
@@ -287,9 +290,12 @@ class LockedRow:
 
         def write() -> None:
             changed = self._run("set_error", (*change, *self.row.key))
+            if not changed and self._locked_anew:
+                self._log_moved_on()
+                return
             if not changed:
-                changed = self._run("set_error_by_id", (*change, self.row.id))
-                if changed:
+                changed = self._run("set_error_by_id", (*change, self.row.id, self._expired))
+                if changed and not self._expired:
                     self._log_edited("marked as failed")
             self._keep(changed, "record its error")
 
@@ -354,6 +360,11 @@ class LockedRow:
             "job_edited id=%d: somebody changed its queue, priority or run_at while it ran; it was %s by its id",
             self.row.id,
             done,
+        )
+
+    def _log_moved_on(self) -> None:
+        self._context.logger.warning(
+            "job_moved_on id=%d: somebody else has it by now, or it has changed; nothing was recorded", self.row.id
         )
 
     def _log_gone(self, purpose: str) -> None:

@@ -117,15 +117,18 @@ FROM (
 """
         ),
         "set_error": Statement(
-            name=f"que_set_error{suffix}", text=f"{_set_error(layout)} WHERE {has_key(4)} RETURNING {row}"
+            name=f"que_set_error{suffix}",
+            text=f"{_set_error(layout)} WHERE {layout.unsettled} AND {has_key(4)} RETURNING {row}",
         ),
-        "set_error_by_id": Statement(f"{_set_error(layout)} WHERE {has_id(4)} RETURNING {row}"),
+        "set_error_by_id": Statement(
+            f"{_set_error(layout)} WHERE {has_id(4)} AND ({layout.unsettled} OR $5::boolean) RETURNING {row}"
+        ),
         "reschedule": Statement(
             f"""
 UPDATE {layout.que_jobs}
 SET run_at = coalesce($1::timestamptz, pg_catalog.now() + $2::float8 * interval '1 second')
 FROM (SELECT {", ".join(layout.absent)}) AS absent
-WHERE {has_id(3)}
+WHERE {has_id(3)} AND ({layout.unsettled} OR $4::boolean)
 RETURNING {row}
 """
         ),
@@ -225,7 +228,9 @@ SELECT {count} FROM changed
 
 def _set_error(layout: Layout) -> str:
     given = ", ".join(("$1::integer AS failures", "$2::float8 AS seconds", "$3::text AS message", *layout.absent))
-    return f"UPDATE {layout.que_jobs} SET error_count = given.failures, {layout.failed} FROM (SELECT {given}) AS given"
+    # Somebody else may have counted further meanwhile, if the lock was lost; an attempt counts once in any case.
+    count = "error_count = GREATEST(error_count, given.failures)"
+    return f"UPDATE {layout.que_jobs} SET {count}, {layout.failed} FROM (SELECT {given}) AS given"
 
 
 # A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole

@@ -274,10 +274,11 @@ class Table:
     # (id, transaction) -> an answer(), in JSON: whether we are in that transaction and the job is settled in it,
     # and whether that transaction was committed.
     settlement: Statement
-    # (error count, seconds or null to expire, message or null, key or id) -> the job.
+    # (error count, seconds or null to expire, message or null, key) -> the job.
     set_error: Statement
+    # (the same, but id, whether one that is settled already, too) -> the job.
     set_error_by_id: Statement
-    # (timestamp or null, seconds or null, id) -> the job.
+    # (timestamp or null, seconds or null, id, whether one that is settled already, too) -> the job.
     reschedule: Statement
 
     # (the first *width* fields of a draft) -> the job.

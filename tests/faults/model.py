@@ -44,7 +44,8 @@ class Rule(Enum):
     ROLL_BACK_FIRST = "What a failed attempt wrote would be committed together with the record of its failure."
     LOCK_ANEW = "After a commit in doubt, a failure would be recorded on a job that somebody else has locked by then."
     CHECK_ANEW = "After a commit in doubt, a failure would be recorded that is recorded already, or settled since."
-    COUNT_FROM_LOCKED = "If two sessions record the failure of one attempt, it would be counted twice."
+    KEY_ANEW = "After a commit in doubt that comes late, a failure would be recorded a second time."
+    COUNT_UP = "A failure that is recorded late would take back what others have counted since the lock was lost."
 
 
 class Fault(str, Enum):
@@ -209,21 +210,31 @@ class Protocol:
         if me.session is None and me.anew:
             yield "can't record the failure", world, me.end_anew()
         elif me.session is None:
-            # The second try doesn't know that there was no failure, but a migration. So that counts as one.
-            after = world if me.phase is Phase.RECORD else world.fail(locked)
-            yield "gives its session up", after, me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(locked,))
+            uncounted = me.phase is Phase.RESCHEDULE
+            becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(locked,), uncounted=uncounted)
+            yield "gives its session up", world, becomes
         elif world.is_changing(job):
             return  # the update waits
         elif not world.rows[job].there:
             becomes = me._replace(phase=Phase.UNLOCK, running=None, session=me.session._replace(tx=()))
             yield f"finds no job {job + 1} to record anything on", world, becomes
+        elif (
+            me.anew
+            and me.phase is Phase.RECORD
+            and not (self.without & {Rule.CHECK_ANEW, Rule.KEY_ANEW} or world.has(locked))
+        ):
+            yield f"finds that job {job + 1} has moved on", world, me._replace(phase=Phase.UNLOCK)
         else:
             failed = me.phase is Phase.RECORD
-            before = world.rows[job] if Rule.COUNT_FROM_LOCKED in self.without else locked
-            change = Change("failed", job, before.errors + 1) if failed else Change("rescheduled", job)
+            change = Change("failed", job, self.count(world, locked)) if failed else Change("rescheduled", job)
             session = me.session._replace(tx=(*me.session.tx, change))
             text = f"records the failure of job {job + 1}" if failed else f"reschedules job {job + 1}, uncounted"
             yield text, world, me._replace(phase=Phase.COMMIT, session=session)
+
+    def count(self, world: World, locked: Locked) -> int:
+        """set_error: how many errors the row has after one more attempt has failed."""
+        counted = 0 if Rule.COUNT_UP in self.without else world.rows[locked.job].errors
+        return max(counted, locked.errors + 1)
 
     def commit(self, world: World, me: Worker) -> Iterator[_Deed]:
         """LockedRow.commit, Session.delete_and_run."""
@@ -270,7 +281,8 @@ class Protocol:
         if me.session is None:
             yield "can't record the failure", world, me.end_anew()
         elif Rule.CHECK_ANEW in self.without or world.has(me.anew[0]):
-            yield f"may record the failure of job {job + 1}", world, me._replace(phase=Phase.RECORD)
+            phase = Phase.RESCHEDULE if me.uncounted else Phase.RECORD
+            yield f"may record what became of job {job + 1}", world, me._replace(phase=phase)
         else:
             yield f"finds that job {job + 1} has moved on", world, me._replace(phase=Phase.UNLOCK)
 
@@ -324,9 +336,10 @@ class Protocol:
         if me.anew:
             return Fault.IN_DOUBT, 0, world, me.end_anew()
         if me.running and me.running.job in changed:
-            has_failed = session.tx[-1].kind == "failed"
-            becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(me.running,))
-            return Fault.IN_DOUBT, 0, world if has_failed else world.fail(me.running), becomes
+            last = session.tx[-1].kind
+            uncounted = last == "rescheduled"
+            becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(me.running,), uncounted=uncounted)
+            return Fault.IN_DOUBT, 0, world.fail(me.running) if last == "deleted" else world, becomes
         becomes = me._replace(phase=Phase.LOCK_ANEW, returned=(), anew=me.returned)
         return Fault.IN_DOUBT, 0, world.fail(*me.returned), becomes
 

@@ -22,6 +22,8 @@ class Promise(str, Enum):
     UNDISTURBED = "two workers are at the same job, though no lock was lost"
     NOT_STALE = "a job is run that somebody else has settled, though no lock was lost"
     COUNTED_ONCE = "more errors were counted than attempts failed"
+    RECORDED_NOT_TWICE = "more failures were recorded than attempts failed"
+    COUNTED_UP = "errors that were counted are counted no more"
     RECORDED_ONCE = "an error was recorded without being counted, though no lock was lost"
     CANCELLED = "the effects of a job were committed, though a person had removed it"
     UNLOCKED = "a worker that has nothing to do holds a lock"
@@ -39,6 +41,10 @@ def broken(world: World) -> Iterator[Promise]:
             yield Promise.DONE
         if row.errors > row.failures:
             yield Promise.COUNTED_ONCE
+        if row.records > row.failures:
+            yield Promise.RECORDED_NOT_TWICE
+        if row.errors < row.most_errors:
+            yield Promise.COUNTED_UP
         if row.errors != row.records and not row.lock_lost:
             yield Promise.RECORDED_ONCE
     for me in world.workers:

@@ -14,10 +14,10 @@ def leaves_nothing_behind() -> None:
 
 # With the number of states of each. Another number means that the model says something else than before.
 WORLDS = {
-    "two workers, three faults": (Protocol(faults=3), 68_776),
-    "three workers, two faults": (Protocol(workers=3, faults=2), 27_182),
+    "two workers, three faults": (Protocol(faults=3), 70_335),
+    "three workers, two faults": (Protocol(workers=3, faults=2), 27_651),
     "two workers with batches, one fault": (Protocol(jobs=2, batch_size=2, faults=1), 27_498),
-    "one worker with batches, two faults": (Protocol(workers=1, jobs=2, batch_size=2, faults=2), 44_646),
+    "one worker with batches, two faults": (Protocol(workers=1, jobs=2, batch_size=2, faults=2), 44_625),
 }
 
 # What must have happened, or promises may hold only because nothing put them to the test.
@@ -63,7 +63,8 @@ BREAKING: list[tuple[set[Rule], list[Fault], Promise]] = [
     ({Rule.LOCK_ANEW}, [Fault.IN_DOUBT], Promise.UNDISTURBED),
     ({Rule.LOCK_ANEW}, [Fault.IN_DOUBT, Fault.FAILURE], Promise.RECORDED_ONCE),
     ({Rule.CHECK_ANEW}, [Fault.IN_DOUBT, Fault.FAILURE], Promise.RECORDED_ONCE),
-    ({Rule.COUNT_FROM_LOCKED}, [Fault.IN_DOUBT, Fault.FAILURE, Fault.LOCK_LOST], Promise.COUNTED_ONCE),
+    ({Rule.COUNT_UP}, [Fault.LOCK_LOST, *[Fault.FAILURE] * 3], Promise.COUNTED_UP),
+    ({Rule.KEY_ANEW}, [Fault.IN_DOUBT, Fault.FAILURE, Fault.LOCK_LOST], Promise.RECORDED_NOT_TWICE),
 ]
 
 

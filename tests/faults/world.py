@@ -22,6 +22,7 @@ class Row(NamedTuple):
     effects: int = 0  # commits of what handlers wrote through job.tx
     failures: int = 0  # attempts that have failed, recorded or not
     records: int = 0  # commits of a failure
+    most_errors: int = 0  # that were counted at any time
     fate: str = ""  # why it is gone
     edited: bool = False
     lock_lost: bool = False
@@ -83,6 +84,7 @@ class Worker(NamedTuple):
     running: Locked | None = None
     returned: tuple[Locked, ...] = ()
     anew: tuple[Locked, ...] = ()  # whose failure is to be recorded on another session
+    uncounted: bool = False  # whether that was a migration, and no failure
 
     @property
     def jobs(self) -> list[int]:
@@ -101,7 +103,7 @@ class Worker(NamedTuple):
 
     def end_anew(self) -> Worker:
         """Go on after what could be recorded anew was recorded; the session for that is given back."""
-        me = self._replace(anew=self.anew[1:], session=None if self.running else Session())
+        me = self._replace(anew=self.anew[1:], session=None if self.running else Session(), uncounted=False)
         if me.anew:
             return me._replace(phase=Phase.LOCK_ANEW)
         return me._replace(phase=Phase.RUN) if me.running else me.hand_out()
@@ -179,7 +181,8 @@ class World(NamedTuple):
             elif kind == "deleted":
                 row = row._replace(there=False, fate="done in a transaction" if has_effects else "done without one")
             elif kind == "failed":
-                row = row._replace(key=row.key + 1, due=False, errors=errors, records=row.records + 1)
+                most = max(row.most_errors, errors)
+                row = row._replace(key=row.key + 1, due=False, errors=errors, records=row.records + 1, most_errors=most)
             else:
                 row = row._replace(key=row.key + 1, due=True)
             world = world.note(job, row)
