@@ -8,6 +8,7 @@
     ├── ErrInvalidOption (ValueError)   an option outside what it allows
     ├── ErrUnusable (TypeError)         a source or tx that qg can't work with
     ├── ErrTable                        no que_jobs table, or one this qg doesn't know
+    ├── ErrRights                       a role that may not do what working jobs takes
     ├── ErrAgain                        too many lost races for a job
     ├── ErrNotLocked                    a method that needs the job's lock, without it
     ├── ErrJobGone                      a job that somebody else has settled, or that was removed
@@ -35,6 +36,7 @@ __all__ = [
     "ErrNotLocked",
     "ErrPoolState",
     "ErrPooler",
+    "ErrRights",
     "ErrTable",
     "ErrTooFewConnections",
     "ErrUnusable",
@@ -64,6 +66,10 @@ class ErrUnusable(QgError, TypeError):
 
 class ErrTable(QgError):
     """There is no ``que_jobs`` table, or it is of a version that qg can't work."""
+
+
+class ErrRights(QgError):
+    """The database's role may not do what working jobs takes. The message ends with the GRANTs that mend it."""
 
 
 class ErrAgain(QgError):

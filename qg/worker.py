@@ -74,12 +74,14 @@ class Worker(Configurable):
         Raises:
             ErrPoolState: if the worker is working already.
             ErrPooler: if a pooler in between pools transactions, so that no lock can be held.
+            ErrRights: if the role may not do what working jobs takes; that is looked at before the first job.
         """
         if not self._working.acquire(blocking=False):
             raise ErrPoolState("this worker is working already; create another one for another thread")
         try:
             self._started = True
-            self._loop = WorkLoop(self._engine, self._runner, self._options, Outage(self._engine.logger), Sleepers())
+            outage, sleepers = Outage(self._engine.logger), Sleepers()
+            self._loop = WorkLoop(self._engine, self._runner, self._options, outage, sleepers, requires_rights=True)
             if self._stopping:  # before there was a loop to be told
                 self._loop.stop()
             self._loop.run()

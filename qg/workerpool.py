@@ -114,6 +114,7 @@ class WorkerPool(Configurable):
             ErrPoolState: if the pool was started before, or has been shut down since.
             ErrTooFewConnections: if the source can't give each worker a connection; none is
                 started then.
+            ErrRights: if the role may not do what working jobs takes; none is started then.
             psycopg2.OperationalError: if the database can't be reached at all.
         """
         begun = False
@@ -238,11 +239,16 @@ class WorkerPool(Configurable):
             self._listener.stop()
 
     def _lease_all(self, sessions: list[Session]) -> None:
-        """Lease a connection for each worker now, so that a source too small shows here and not as a hang."""
+        """Lease a connection for each worker now, so that a source too small shows here and not as a hang.
+
+        Before that it is looked whether the role may work jobs.
+        """
         spare = self._engine.database.spare
         if spare is not None and spare < self._count:
             raise self._too_few(spare, "that is all its pool has to spare")
         try:
+            if self._count:
+                self._engine.require_rights()
             while len(sessions) < self._count and not self._stopped:
                 sessions.append(self._engine.database.lease())
         except Exception as error:

@@ -108,6 +108,8 @@ class PostgresJobs(BaseQueue):
             self._conductor.carry_out("report", self._report.write)
 
     def _start_workers(self) -> None:
+        # Without a history each job would fail, and be run again.
+        engine_of(self._client).require_rights(self._tables.rights_to_work)
         options = self._options
         pool = WorkerPool(
             self._client,

@@ -8,6 +8,7 @@ from contextlib import suppress
 import psycopg2
 
 from qg.client import Client, engine_of
+from qg.database.rights import require_rights
 from qg.database.session import Session
 from qg.job import Job
 from qg.jobs.drafts import Schedule
@@ -44,10 +45,19 @@ class Schedules:
         self._telemetry = telemetry
         self._mutex = threading.RLock()
         self._declared: dict[int, Schedule] = {}
+        self._has_rights = False
 
     def declare(self, schedule: Schedule) -> None:
-        """Let *schedule* fire from now on, when tick() is called. Each statement is committed by itself."""
+        """Let *schedule* fire from now on, when tick() is called. Each statement is committed by itself.
+
+        Raises:
+            ErrRights: if the role may not do what firing takes. That is looked at until it may, once.
+            psycopg2.Error: if the database fails.
+        """
         with engine_of(self._client).database.session() as session:
+            if not self._has_rights:
+                require_rights(session, self._tables.rights_to_schedule, "no schedule could fire")
+                self._has_rights = True
             number = self._find_or_insert(session, schedule)
         with self._mutex:
             self._declared[number] = schedule

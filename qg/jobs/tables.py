@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from qg.database.session import Session
 from qg.database.sources import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import Statement, identifier, script
+from qg.tables.rights import Right
 
 __all__ = ["JobsTables", "find_tables", "migrate", "prune_history", "prune_ticks"]
 
@@ -24,6 +26,9 @@ class JobsTables:
 
     def __init__(self, schema: str) -> None:
         place = identifier(schema)
+
+        self.rights_to_work = _rights(schema, _TO_WORK)
+        self.rights_to_schedule = _rights(schema, _TO_SCHEDULE)
 
         self.clock = Statement(f"SELECT {_CLOCK}")
 
@@ -128,6 +133,34 @@ RETURNING true
         )
 
 
+# By the table and the privilege, the columns that these statements name; none of a privilege on whole rows.
+_TO_WORK = {
+    ("qg_jobs_history", "SELECT"): "id",
+    ("qg_jobs_history", "INSERT"): (
+        "job_id job_type queue priority run_at args run_count run_error success started_at finished_at"
+    ),
+    ("qg_jobs_worker_pool", "SELECT"): "id updated_at",
+    ("qg_jobs_worker_pool", "INSERT"): "id queue workers git_hash job_types",
+    ("qg_jobs_worker_pool", "UPDATE"): "queue workers git_hash job_types updated_at",
+    ("qg_jobs_worker_pool", "DELETE"): "",
+}
+_TO_SCHEDULE = {
+    ("qg_jobs_schedule", "SELECT"): "id queue spec job_type args next_tick_at",
+    ("qg_jobs_schedule", "INSERT"): "queue spec job_type args next_tick_at",
+    ("qg_jobs_schedule", "UPDATE"): "last_tick_at next_tick_at updated_at",
+    ("qg_jobs_tick", "SELECT"): "schedule tick_at",
+    ("qg_jobs_tick", "INSERT"): "schedule tick_at",
+    ("qg_jobs_tick", "UPDATE"): "job_id",
+}
+
+
+def _rights(schema: str, columns: Mapping[tuple[str, str], str]) -> list[Right]:
+    on_tables = [
+        Right(privilege, "TABLE", schema, table, tuple(names.split())) for (table, privilege), names in columns.items()
+    ]
+    return [Right("USAGE", "SCHEMA", schema), *on_tables]
+
+
 # (names) -> each one's schema, or null where the search_path finds none.
 _SCHEMAS = Statement(
     """
@@ -228,7 +261,8 @@ def find_tables(session: Session) -> JobsTables:
     if None in schemas:
         missing = _TABLES[schemas.index(None)]
         raise ErrTable(
-            f"there is no table {missing} in this connection's search_path; create it with qg.jobs.migrate(source)"
+            f"there is no table {missing} in this connection's search_path; create it with qg.jobs.migrate(source), "
+            "or GRANT this role USAGE on its schema"
         )
     if len(set(schemas)) > 1:
         raise ErrTable(

@@ -11,11 +11,13 @@ from typing import NamedTuple, TypeAlias
 import psycopg2
 
 from qg.database.database import Database
+from qg.database.rights import grants_for
 from qg.database.session import Session
-from qg.failures import one_line
+from qg.failures import one_line, printable
 from qg.locking.marks import Marks
 from qg.tables import PollStrategy, Row, Table
 from qg.tables.locking import UNLOCK_JOBS, Walk, delete_params, take_jobs_in
+from qg.tables.rights import to_create_functions
 
 __all__ = ["RowTaker", "Taken"]
 
@@ -171,16 +173,17 @@ class RowTaker:
         except psycopg2.errors.ReadOnlySqlTransaction:
             raise  # where nothing can be written, no job may be taken in any way
         except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
-            self._give_up(session, error)
+            self._give_up(session, error, grants_for(session, to_create_functions()))
             return False
         return True
 
-    def _give_up(self, session: Session, cause: psycopg2.Error) -> None:
+    def _give_up(self, session: Session, cause: psycopg2.Error, remedy: str = "") -> None:
         session.note_takes_plainly()
         if not self._plainness_logged:
             self._plainness_logged = True
             self._database.logger.warning(
                 "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one, "
-                "and there are no batches; it is tried again every minute",
+                "and there are no batches; it is tried again every minute%s",
                 one_line(cause),
+                printable(remedy),
             )

@@ -131,7 +131,8 @@ def detect(cursor: Any, schema: str | None = None) -> Table:
     if found is None:
         place = "this connection's search_path" if schema is None else f"the schema {schema!r}"
         raise ErrTable(
-            f"there is no que_jobs table in {place}; create it with qg.migrate(source) or psql -f schema.sql"
+            f"there is no que_jobs table in {place}; create it with qg.migrate(source) or psql -f schema.sql, "
+            "or GRANT this role USAGE on its schema"
         )
     if found.version != 3 and found.version not in v7.VERSIONS:
         raise ErrTable(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import psycopg2
 
 from qg.backoff import Backoff
 from qg.database.database import Database
+from qg.database.rights import grants_for, require_rights
 from qg.database.session import Session
 from qg.failures import Logger, one_line, printable
 from qg.job import Job
 from qg.locking.context import LockContext
 from qg.locking.row_taker import RowTaker
+from qg.tables.rights import Right, to_enlist, to_work
 from qg.working.job_taker import JobTaker
 
 __all__ = ["Engine"]
@@ -58,6 +61,25 @@ class Engine:
             )
         return kept
 
+    def require_rights(self, also: Sequence[Right] = ()) -> None:
+        """Look whether the role may work jobs, so that none is run whose outcome can't be written.
+
+        One message, on a connection of its own: without USAGE on the schema no session can be prepared. What is
+        only of help isn't looked at; it is said in the log where it is missing.
+
+        Args:
+            also: what the role needs besides.
+
+        Raises:
+            ErrRights: if it may not; says what is missing, and how to grant it.
+            Exception: as Database.run().
+        """
+        self.database.run(
+            lambda session, table: require_rights(
+                session, list(dict.fromkeys([*to_work(table), *also])), "no outcome of a job could be written"
+            )
+        )
+
     def enlist(self, session: Session, queue: str, workers: int = 0) -> bool:
         """Register *session* as a locker's, to be notified of jobs for *workers*.
 
@@ -70,8 +92,9 @@ class Engine:
                 self._enlisting_failed.set()
                 self.logger.warning(
                     "not_enlisted: %s; nobody sees in que_lockers what this process works, and it isn't notified "
-                    "of jobs; grant SELECT, INSERT and DELETE on que_lockers",
+                    "of jobs%s",
                     one_line(error),
+                    printable(grants_for(session, to_enlist(self.database.table))),
                 )
             return False
         return True

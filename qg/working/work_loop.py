@@ -12,7 +12,7 @@ from qg.backoff import reconnect_pause
 from qg.database.known_table import STALE
 from qg.database.outage import Outage
 from qg.database.session import Session
-from qg.errors import ErrAgain, ErrClientClosed, ErrPooler
+from qg.errors import ErrAgain, ErrClientClosed, ErrPooler, ErrRights
 from qg.failures import one_line, printable
 from qg.job import Job
 from qg.locking.attempt import Attempt
@@ -41,7 +41,7 @@ class Outcome(Enum):
     UNRECORDED = "what became of a job couldn't be written"
     OUTAGE = "the database can't be reached, or doesn't let us work"
     FAULT = "something else went wrong, and that is no job's failure"
-    POOLED = "a pooler in between pools transactions, so no lock can be held"
+    REFUSED = "jobs can't be worked here: a pooler in between pools transactions, or rights are missing"
     CLOSED = "the client was closed"
 
 
@@ -63,6 +63,7 @@ class WorkLoop:
         outage: tells of outages, for all who share it.
         sleepers: where to sleep, together with all who share it.
         session: to work on at first; None leases one.
+        requires_rights: whether to look, before the first job, if the role may work jobs.
 
     Attributes:
         session: the one it works on; None when it has none.
@@ -77,6 +78,8 @@ class WorkLoop:
         outage: Outage,
         sleepers: Sleepers,
         session: Session | None = None,
+        *,
+        requires_rights: bool = False,
     ) -> None:
         self._engine = engine
         self._database = engine.database
@@ -86,7 +89,8 @@ class WorkLoop:
         self._outage = outage
         self._sleepers = sleepers
         self.session = session
-        self.refused: ErrPooler | None = None
+        self.refused: ErrPooler | ErrRights | None = None
+        self._requires_rights = requires_rights
         self._batch: Batch | None = None
         # In how many seconds a job falls due, or the queue is to be looked at, as far as the last round knows.
         self._due: float | None = None
@@ -106,7 +110,7 @@ class WorkLoop:
                 # A wake-up from here on may mean a job that this round doesn't see.
                 calls = self._sleepers.calls
                 outcome = self._work_one_round()
-                if outcome in (Outcome.CLOSED, Outcome.POOLED):
+                if outcome in (Outcome.CLOSED, Outcome.REFUSED):
                     break
                 self._go_on_after(outcome, calls)
             self._end_batch()
@@ -140,10 +144,10 @@ class WorkLoop:
         except ErrClientClosed:
             self._engine.logger.warning("worker_ends queue=%s: its client was closed", printable(self._options.queue))
             return Outcome.CLOSED
-        except ErrPooler as error:
+        except (ErrPooler, ErrRights) as error:
             self.refused = error
             self._engine.logger.error("worker_ends queue=%s: %s", printable(self._options.queue), one_line(error))
-            return Outcome.POOLED
+            return Outcome.REFUSED
         except ErrAgain as error:
             # Others settle the jobs faster than we can lock one, or none of them can be read.
             self._engine.logger.info("no_job queue=%s: %s", printable(self._options.queue), one_line(error))
@@ -221,8 +225,11 @@ class WorkLoop:
 
     def _lease(self) -> Session:
         try:
+            if self._requires_rights:
+                self._engine.require_rights()
+                self._requires_rights = False
             return self._database.lease()
-        except (ErrClientClosed, ErrPooler, psycopg2.Error):
+        except (ErrClientClosed, ErrPooler, ErrRights, psycopg2.Error):
             raise
         except Exception as error:  # of somebody's pool or callable
             raise _SourceFailed(error) from error

@@ -55,8 +55,8 @@ def enter(cursor: Any) -> str:
     schema = cursor.fetchone()[0]
     if schema is None:
         raise ErrTable(
-            "no schema of this connection's search_path exists, so a que_jobs table has no place; "
-            "create the schema, or set search_path"
+            "no schema of this connection's search_path exists, or none that this role may use, so a que_jobs table "
+            "has no place; create the schema, GRANT this role USAGE on it, or set search_path"
         )
     cursor.execute(_NARROW, (schema,))
     return str(schema)
