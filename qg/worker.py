@@ -117,7 +117,7 @@ class Worker(Configurable):
         except BaseException:
             session.close_now()
             raise
-        if self._engine.is_kept_by_handler(session, options.queue):
+        if self._engine.is_kept_by_handler(session, options.queue, has_failed=self._runner.has_failed):
             session.close_now()
         else:
             session.give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +10,7 @@ from datetime import datetime, timezone
 
 import psycopg2
 import pytest
-from granting import each_left_out, fails, grants, role_of, role_with, said, shut_out_public
+from granting import PAGE, each_left_out, fails, grants, role_of, role_with, said, shut_out_public
 from psycopg2.extensions import make_dsn, parse_dsn
 from support import VERSIONS, Database, Network, eventually, on_versions
 
@@ -187,6 +188,19 @@ def test_who_looks_needs_each_of_the_grants(
 ) -> None:
     with role_with(strict, [each for each in every if each != missing]) as dsn:
         assert fails(lambda: look(dsn, strict), caplog)
+
+
+def test_after_the_block_for_each_database_nobody_creates_in_the_schema(make_database: Callable[..., str]) -> None:
+    (block,) = re.findall(r"```sql\n(REVOKE .*?)```", PAGE, re.DOTALL)
+    with closing(Database(make_database(migrate=False))) as database:
+        database.query("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as it is before PostgreSQL 15
+        database.query(block)
+        with (
+            role_with(database, []) as dsn,
+            closing(Database(dsn)) as other,
+            pytest.raises(psycopg2.errors.InsufficientPrivilege),
+        ):
+            other.query("CREATE FUNCTION public.evil() RETURNS void LANGUAGE sql AS ''")
 
 
 @pytest.mark.parametrize("missing", [None, *grants("Who migrates", 3)])
@@ -427,4 +441,4 @@ def test_a_pool_without_functions_of_its_own_names_the_grant_it_needs_for_them(
         name = strict.value("SELECT current_database()")
         (line,) = said(caplog)
         assert line.startswith("taking_plainly: permission denied")
-        assert line.endswith(f"no batches; GRANT TEMPORARY ON DATABASE {name} TO {role_of(dsn)}")
+        assert line.endswith(f"it is tried again every minute; GRANT TEMPORARY ON DATABASE {name} TO {role_of(dsn)}")

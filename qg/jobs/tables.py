@@ -139,7 +139,8 @@ _TO_WORK = {
     ("qg_jobs_history", "INSERT"): (
         "job_id job_type queue priority run_at args run_count run_error success started_at finished_at"
     ),
-    ("qg_jobs_worker_pool", "SELECT"): "id updated_at",
+    # What ON CONFLICT reads of the row that wasn't inserted counts as read of the table.
+    ("qg_jobs_worker_pool", "SELECT"): "id queue workers git_hash job_types updated_at",
     ("qg_jobs_worker_pool", "INSERT"): "id queue workers git_hash job_types",
     ("qg_jobs_worker_pool", "UPDATE"): "queue workers git_hash job_types updated_at",
     ("qg_jobs_worker_pool", "DELETE"): "",

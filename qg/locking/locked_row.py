@@ -37,6 +37,9 @@ class LockedRow:
         session: where the row is written, and its handler's transaction runs; None means the session
             that holds the lock. Another one is the caller's, who gives it back: many rows can be locked on
             one session then, and each handler that writes has one of its own.
+        anew_since: the table as it was known when the attempt began, if its lock was lost or given up since.
+            What changed the row then, if anything has, was no edit while the job ran, but a record that was
+            under way when its session was lost.
     """
 
     # What each begins with stands here, and not in the constructor: there is one for every job.
@@ -49,18 +52,24 @@ class LockedRow:
     _settled_in: int | None = None
     _settled_for_good = False
     _expired = False
-    # Whether the lock was lost, or given up, in between. What changed the row since, if anything has, was no edit
-    # while the job ran, but a record that was under way when its session was lost.
-    _locked_anew = False
 
-    def __init__(self, row: Row, lock: RowLock, context: LockContext, session: Session | None = None) -> None:
+    def __init__(
+        self,
+        row: Row,
+        lock: RowLock,
+        context: LockContext,
+        session: Session | None = None,
+        *,
+        anew_since: Table | None = None,
+    ) -> None:
         self.as_locked = row
         self.row = row
         self._lock = lock
         self._context = context
         self._own_session = session
         # As it was known when the attempt began.
-        self._table = context.table
+        self._table = anew_since or context.table
+        self._locked_anew = anew_since is not None
 
     @property
     def session(self) -> Session:
@@ -246,8 +255,7 @@ class LockedRow:
             row, table = self.as_locked, self._context.table
             if table is not self._table:
                 row = row._replace(queue=table.migrated_queue(row.queue))
-            anew = LockedRow(row, lock, self._context)
-            anew._locked_anew, anew._table = True, self._table
+            anew = LockedRow(row, lock, self._context, anew_since=self._table)
             try:
                 if anew._run("check_job", row.key):
                     return anew

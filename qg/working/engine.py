@@ -46,13 +46,14 @@ class Engine:
         """What workers log to."""
         return self.database.logger
 
-    def is_kept_by_handler(self, session: Session, queue: str) -> bool:
+    def is_kept_by_handler(self, session: Session, queue: str, *, has_failed: bool) -> bool:
         """Whether something that outlived its handler has still got the connection of *session*; say so once.
 
         What it writes there could get into the transaction of a later job. So the session isn't to be used again.
+        It isn't said of a handler that has failed: what keeps its error has its variables, too.
         """
         kept = session.is_held_by_handler
-        if kept and not self._kept_logged.is_set():
+        if kept and not has_failed and not self._kept_logged.is_set():
             self._kept_logged.set()
             self.logger.warning(
                 "connection_kept queue=%s: something has kept the connection of a job, or a cursor, after the handler "

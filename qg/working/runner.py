@@ -42,6 +42,8 @@ class Runner(Running):
         self.work_map = work_map
         self._logger = logger
         self._current: Job | None = None
+        # Whether the last job's handler raised, or its success couldn't be written.
+        self.has_failed = False
         LOOKOUT.add(self)
 
     def run(self, job: Job, complete: Callable[[Job, Attempt], bool]) -> bool:
@@ -79,6 +81,7 @@ class Runner(Running):
             attempt.abandon()  # what the job wrote may not be committed by done()
             raise
         finally:
+            self.has_failed = failure is not None
             failure = None  # or its traceback, of which this is a part, would keep the handler's variables
             self._current = None
             job.done()

@@ -220,7 +220,7 @@ class WorkLoop:
         return (
             session.expired
             or (batch.empty and not session.alive)
-            or self._engine.is_kept_by_handler(session, self._options.queue)
+            or self._engine.is_kept_by_handler(session, self._options.queue, has_failed=self._runner.has_failed)
         )
 
     def _lease(self) -> Session:
