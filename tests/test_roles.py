@@ -178,3 +178,35 @@ def test_a_pools_connection_comes_back_in_the_role_that_it_had(dsn: str, databas
         pool.putconn(conn)
     finally:
         pool.closeall()
+
+
+@pytest.mark.parametrize("when", ["in the transaction", "after it"])
+def test_a_role_that_is_set_after_delete_ends_with_the_job_as_well(
+    dsn: str, database: Database, tenant: str, when: str
+) -> None:
+    fill(database, 2)
+    own = database.query("SELECT session_user, current_user")
+    pool = ThreadedConnectionPool(1, 1, dsn)
+    try:
+        with qg.Client(pool) as client:
+
+            def handler(job: qg.Job) -> None:
+                assert [who(job.tx)] == own
+                job.delete()
+                if when == "after it":
+                    job.tx.commit()
+                with job.tx.cursor() as cur:
+                    cur.execute(f"SET ROLE {tenant}")
+                if when == "after it":
+                    job.tx.commit()
+
+            UntilEmpty(client, {"MyJob": handler}).work()
+            fill(database, 1)
+            with client.lock_job() as job:
+                handler(job)
+        conn = pool.getconn()
+        assert [who(conn)] == own
+        pool.putconn(conn)
+    finally:
+        pool.closeall()
+    assert database.jobs() == []

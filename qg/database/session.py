@@ -33,7 +33,15 @@ from qg.tables.locking import (
     UNLOCK_EVERYTHING,
     UNLOCK_JOB,
 )
-from qg.tables.settings import BACKEND_PID, BECOME_ITSELF, BECOME_ITSELF_LOCALLY, SET_IDLE_TIMEOUT, as_itself
+from qg.tables.settings import (
+    BACKEND_PID,
+    BECOME_ITSELF,
+    BECOME_ITSELF_LOCALLY,
+    ROLE,
+    SET_IDLE_TIMEOUT,
+    USER,
+    as_itself,
+)
 
 __all__ = ["Session"]
 
@@ -71,6 +79,8 @@ class Session:
         # The table whose statements prepare() has seen to.
         self._table: Table | None = None
         self._lent = False
+        # Whether the session was seen to be itself although it is lent.
+        self._is_itself = False
         # The idle_session_timeout that a pool's connection is to get back; None where it has none.
         self._idle_timeout: str | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
@@ -189,8 +199,12 @@ class Session:
 
     def lend(self) -> connection:
         """Return the connection for a handler."""
-        self._lent = True
+        self._lent, self._is_itself = True, False
         return self.conn
+
+    def note_handler_returned(self) -> None:
+        """Note that from now on nobody changes what the session is; what it is now, the next message in it tells."""
+        self._is_itself = False
 
     def take_back(self) -> None:
         """Note that the handler is done with the connection, and that a statement has been run since."""
@@ -301,8 +315,13 @@ class Session:
             if identity is None:
                 rows = self._fetch(statement.plain_sql, params)
                 return rows[0][0] if rows else None
-            sql = as_itself(statement.plain_sql)
-            return self._fetch(sql, (identity.user, identity.role, *params))[0][-1] or None
+            # The server tells of another user by itself; of another role it doesn't.
+            user = self.conn.info.parameter_status(USER) or identity.user
+            own = {ROLE: identity.role} if user == identity.user else {USER: identity.user, ROLE: identity.role}
+            sql = as_itself(statement.plain_sql, list(own))
+            *found, answer = self._fetch(sql, (*own.values(), *params))[0]
+            self._is_itself = (user, *found) == identity if len(own) == 1 else False
+            return None if answer is None else str(answer)
 
     def commit(self) -> None:
         """Commit the open transaction, however it was begun; an aborted one raises."""
@@ -442,7 +461,7 @@ class Session:
 
     def _as_itself(self, sql: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """Return what runs *sql* as the session's own user after a handler had the connection."""
-        if not self._lent or self._prepared.identity is None:
+        if not self._lent or self._is_itself or self._prepared.identity is None:
             return sql, params
         return BECOME_ITSELF + sql, (*self._prepared.identity, *params)
 

@@ -159,6 +159,7 @@ class Attempt:
             if not self.held:
                 return
             self.held = False
+            self._locked.note_handler_returned()
             try:
                 if self._locked.is_settled_in_transaction():
                     self._locked.commit()
@@ -174,6 +175,7 @@ class Attempt:
             ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
         """
         with self.mutex:
+            self._locked.note_handler_returned()
             if not self.held:
                 if self._was_released_unsettled():
                     raise ErrNotLocked(

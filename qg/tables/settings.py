@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from qg.tables.table import ANSWER, Statement
@@ -11,7 +12,9 @@ __all__ = [
     "BECOME_ITSELF",
     "BECOME_ITSELF_LOCALLY",
     "BEGIN_HOLDING",
+    "ROLE",
     "SET_IDLE_TIMEOUT",
+    "USER",
     "Identity",
     "as_itself",
 ]
@@ -37,8 +40,10 @@ _WANTED = {
     "tcp_user_timeout": "30000",  # ms
 }
 
-_IDENTITY = ("session_authorization", "role", "default_transaction_isolation", "default_transaction_read_only")
-_CURRENT = [f"pg_catalog.current_setting('{name}')" for name in _IDENTITY]
+USER, ROLE = "session_authorization", "role"
+# In the order of an Identity.
+IDENTITY = (USER, ROLE, "default_transaction_isolation", "default_transaction_read_only")
+_CURRENT = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY]
 
 # (names, texts) -> the names of what is prepared, by whomever; those of the given names that belong to other
 # statements; idle_session_timeout as it was, in ms, null where there is none; the Identity; the server process.
@@ -79,7 +84,7 @@ BACKEND_PID = Statement("SELECT pg_catalog.pg_backend_pid()")
 # (Identity) -> nothing; in front of a statement in the same message, outside any transaction. A transaction
 # by itself, for the next one begins with what is set here. session_authorization goes first: it resets role.
 BECOME_ITSELF = (
-    "BEGIN;SELECT " + ", ".join(f"pg_catalog.set_config('{name}', %s::text, false)" for name in _IDENTITY) + ";COMMIT;"
+    "BEGIN;SELECT " + ", ".join(f"pg_catalog.set_config('{name}', %s::text, false)" for name in IDENTITY) + ";COMMIT;"
 )
 
 # (user, role) -> nothing; in front of a statement in the same message, in a transaction of qg's own.
@@ -89,19 +94,23 @@ BECOME_ITSELF_LOCALLY = (
 )
 
 
-def as_itself(sql: str) -> str:
+def as_itself(sql: str, names: Sequence[str]) -> str:
     """Return what runs *sql* in a handler's transaction as the session's own user, and is the handler's again after it.
 
-    Its first two parameters are the user and the role of an Identity. Its row ends with what *sql* left as an answer.
+    Args:
+        sql: a statement.
+        names: of the settings that the handler may have changed so, USER first if it is one of them.
+
+    Returns:
+        A message whose first parameters are the session's own values of *names*. Its row has what the handler
+        has set each of IDENTITY to, and what *sql* left as an answer, null if nothing.
     """
+    kept = [f"pg_catalog.set_config('qg.{name}', pg_catalog.current_setting('{name}'), true)" for name in names]
+    own = [f"pg_catalog.set_config('{name}', %s::text, true)" for name in names]
+    back = [f"pg_catalog.set_config('{name}', pg_catalog.current_setting('qg.{name}'), true)" for name in names]
+    rest = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY if name not in names]
     return f"""
-SELECT pg_catalog.set_config('qg.user', pg_catalog.current_setting('session_authorization'), true),
-       pg_catalog.set_config('qg.role', pg_catalog.current_setting('role'), true),
-       pg_catalog.set_config('{ANSWER}', '', true),
-       pg_catalog.set_config('session_authorization', %s::text, true),
-       pg_catalog.set_config('role', %s::text, true);
+SELECT {", ".join(kept + own)};
 {sql};
-SELECT pg_catalog.set_config('session_authorization', pg_catalog.current_setting('qg.user'), true),
-       pg_catalog.set_config('role', pg_catalog.current_setting('qg.role'), true),
-       pg_catalog.current_setting('{ANSWER}')
+SELECT {", ".join(back + rest)}, pg_catalog.current_setting('{ANSWER}', true)
 """

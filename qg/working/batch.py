@@ -117,6 +117,11 @@ class Batch:
         """Whether nothing is locked here but the running job."""
         return not (self._waiting or self._returned or self._settled)
 
+    @property
+    def sends_next(self) -> bool:
+        """Whether next() has to send a message; otherwise a job waits here."""
+        return not self._waiting
+
     def next(self, table: Table) -> Job | None:
         """Return the next job, locked, or None if none was to be had.
 

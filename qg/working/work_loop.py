@@ -202,7 +202,7 @@ class WorkLoop:
     def _batch_to_take_from(self, table: Table) -> Batch:
         """Return the batch, on a session that is alive as far as we can see, and nobody else's."""
         self._database.require_open()
-        if self._batch is not None and self._is_used_up(self._batch):
+        if self._batch is not None and self._batch.sends_next and self._is_used_up(self._batch):
             self._close_session()
         if self._batch is None:
             if self.session is None or not self.session.alive:
