@@ -38,7 +38,7 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """QG_TEST_DSN, or an embedded server."""
+    """QG_TEST_DSN, or an embedded server; without fsync, unless QG_TEST_FSYNC is on."""
     if given := os.environ.get("QG_TEST_DSN"):
         yield given
         return
@@ -47,7 +47,7 @@ def server() -> Iterator[str]:
             conn.autocommit = True
             with conn.cursor() as cur:
                 # Nobody needs these databases after a power cut.
-                cur.execute("ALTER SYSTEM SET fsync = off")
+                cur.execute(f"ALTER SYSTEM SET fsync = {'on' if os.environ.get('QG_TEST_FSYNC') == 'on' else 'off'}")
                 cur.execute("SELECT pg_reload_conf()")
         yield dsn
 

@@ -1,0 +1,92 @@
+"""Experiments, and the table that a full run of them writes to docs/reliability.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment import PLAIN, Books, Experiment, Figures, Kind
+from support import VERSION
+
+HERE = Path("tests/faults")
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+EVERYTHING = "slow or not slow"
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+HEADINGS = ["what is done", "version", "pool", "jobs", "runs", "effects", "overlaps", "left", "seconds"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-table", action="store_true", help="show the table of experiments; write it to docs if all of them ran"
+    )
+
+
+class Table:
+    """Collects a row from each experiment's report, also where other processes run them.
+
+    Args:
+        complete: whether this run has all experiments.
+    """
+
+    def __init__(self, *, complete: bool) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._complete = complete
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._complete = self._complete and not report.failed
+        if report.when == "call":
+            path, line, _ = report.location
+            self._rows += [(path, line, *row) for name, row in report.user_properties if name == "faults_row"]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        lines = [HEADINGS, ["---"] * len(HEADINGS), *(row[2:] for row in sorted(self._rows))]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        terminalreporter.write_line(table)
+        if not self._complete:
+            terminalreporter.write_line("not all experiments ran, or went well; the table in docs stays as it was")
+            return
+        text = PAGE.read_text(encoding="utf-8")
+        text = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.DOTALL)
+        PAGE.write_text(text, encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-table", default=False) and not hasattr(config, "workerinput"):
+        given = config.option
+        everything = (
+            given.markexpr == EVERYTHING and not given.keyword and [Path(each) for each in config.args] == [HERE]
+        )
+        config.pluginmanager.register(Table(complete=everything))
+
+
+@pytest.fixture(scope="session")
+def books(make_database: Callable[..., str]) -> Iterator[Books]:
+    """The books, on the server of all tests, which no experiment does anything to."""
+    with closing(Books(make_database(migrate=False))) as books:
+        yield books
+
+
+@pytest.fixture
+def begin(
+    books: Books,
+    make_database: Callable[..., str],
+    request: pytest.FixtureRequest,
+    leaves_nothing_behind: None,
+) -> Callable[..., Experiment]:
+    """A function that begins an experiment, in a database of its own unless it is given one.
+
+    What it is called is what its row of the table begins with.
+    """
+
+    def begin(what: str, kind: Kind = PLAIN, *, queue: str | None = None, version: int = VERSION) -> Experiment:
+        def report(figures: Figures, note: str) -> None:
+            cells = [f"{what}; {note}" if note else what, str(version), kind.name, *figures.cells()]
+            request.node.user_properties.append(("faults_row", cells))
+
+        return Experiment(queue or make_database(version=version), books, kind, report)
+
+    return begin

@@ -1,0 +1,239 @@
+"""One experiment: jobs, workers, a fault, and six figures that say what came of it."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ledger import EFFECTS, RUNS, Handlers, Ledger
+from support import PATIENCE, Database, eventually
+
+import qg
+
+WORKERS = 3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pool: what it is called in the table, and its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether half of the jobs don't use job.tx: a job that does breaks its batch up."""
+        return self.options.get("batch_size", 1) > 1
+
+
+PLAIN = Kind("plain")
+BATCHES = Kind("batch_size=20", {"batch_size": 20})
+POOLS = [PLAIN, BATCHES]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is there when all workers have ended, and shouldn't be."""
+
+    locks: int = 0
+    sessions: int = 0
+    threads: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {name}" for name, count in asdict(self).items() if count) or "nothing"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came of an experiment."""
+
+    jobs: int
+    # Times that a handler was called.
+    runs: int
+    # Rows written through job.tx, and how many of the jobs write one.
+    effects: int
+    effects_due: int
+    # Pairs of runs of one job at the same time on two living sessions of one server.
+    overlaps: int
+    left: Left
+    # From the end of a fault to the first job that began after it; of several faults the longest.
+    seconds: float | None
+
+    def cells(self) -> list[str]:
+        effects = str(self.effects) if self.effects_due == self.jobs else f"{self.effects} of {self.effects_due}"
+        seconds = "" if self.seconds is None else f"{self.seconds:.2f}"
+        return [*map(str, (self.jobs, self.runs)), effects, str(self.overlaps), str(self.left), seconds]
+
+
+class Books(Database):
+    """The database that holds what the Ledgers of all processes have noted."""
+
+    def open_anew(self) -> None:
+        self.query("DROP TABLE IF EXISTS runs, pairs, faults; " + RUNS)
+
+    def runs(self, *, well: bool = False) -> dict[int, int]:
+        """How often each job ran; with *well* only the runs whose handler returned."""
+        return dict(self.query("SELECT number, count(*) FROM runs WHERE well OR NOT %s GROUP BY number", (well,)))
+
+    def count_runs(self) -> int:
+        return int(self.value("SELECT count(*) FROM runs"))
+
+    def overlaps(self, *, between_servers: bool = False, but_of: int | None = None) -> int:
+        """How many pairs of runs overlapped, the job *but_of* left out."""
+        return int(
+            self.value(
+                "SELECT count(*) FROM pairs JOIN runs a ON a.id = earlier JOIN runs b ON b.id = later "
+                "WHERE (a.place <> b.place) = %s AND a.number IS DISTINCT FROM %s",
+                (between_servers, but_of),
+            )
+        )
+
+    def seconds_to_first_job(self) -> float | None:
+        seconds = self.value(
+            "SELECT max(extract(epoch FROM (SELECT min(began) FROM runs WHERE began > at) - at)) FROM faults"
+        )
+        return None if seconds is None else float(seconds)
+
+
+class Experiment:
+    """Jobs with numbers from 1 on, workers for them, and the books.
+
+    Args:
+        queue: the DSN of the database with the queue, by a way that no fault is on.
+        books: where runs are noted.
+        kind: what the pools are like.
+        report: is given the figures at the end, and a note on them.
+    """
+
+    def __init__(self, queue: str, books: Books, kind: Kind, report: Callable[[Figures, str], None]) -> None:
+        self.queue = queue
+        self.books = books
+        self.kind = kind
+        self._report = report
+        self.jobs = 0
+        # The jobs that are to write a row through job.tx.
+        self.effects_due: set[int] = set()
+        books.open_anew()
+        self.query(EFFECTS)
+
+    def query(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        """Run *sql* in the queue's database, on a connection of its own."""
+        with closing(Database(self.queue)) as database:
+            return database.query(sql, params)
+
+    def enqueue(self, count: int, kind: str | None = None) -> list[int]:
+        """Enqueue well-behaved jobs, or jobs of a type *kind* that writes an effect, and return their numbers."""
+        types = self.next_types(count, kind)
+        with qg.Client(self.queue) as client:
+            client.enqueue_batch([qg.Job(each, args=[number]) for number, each in types.items()])
+        self.note_enqueued(types)
+        return list(types)
+
+    def next_types(self, count: int, kind: str | None = None) -> dict[int, str]:
+        """The numbers that the next jobs are to have, and their types."""
+        numbers = range(self.jobs + 1, self.jobs + 1 + count)
+        return {number: kind or ("Plain" if self.kind.mixed and number % 2 else "Effect") for number in numbers}
+
+    def note_enqueued(self, types: Mapping[int, str]) -> None:
+        """Count the jobs with these numbers and types, which were enqueued."""
+        self.jobs += len(types)
+        self.effects_due.update(number for number, each in types.items() if each != "Plain")
+
+    @contextmanager
+    def role(self, *grants: str, options: str = "NOLOGIN") -> Iterator[str]:
+        """A role with these rights, and those that everybody has."""
+        name = f"qg_test_{uuid.uuid4().hex[:12]}"
+        self.query(f"CREATE ROLE {name} {options}; {'; '.join(f'GRANT {grant} TO {name}' for grant in grants)}")
+        try:
+            yield name
+        finally:
+            self.query(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+    @contextmanager
+    def pool(
+        self,
+        dsn: str | None = None,
+        *,
+        count: int = WORKERS,
+        handlers: Callable[[Ledger], Mapping[str, Callable[[qg.Job], Any]]] | None = None,
+        several: bool = False,
+        **options: Any,
+    ) -> Iterator[qg.WorkerPool]:
+        """A pool that works the queue by way of *dsn*, with more *handlers* than the well-behaved ones."""
+        ledger = Ledger(self.books.dsn, self.queue)
+        work_map = {**Handlers(ledger, several=several).work_map, **(handlers(ledger) if handlers else {})}
+        try:
+            with qg.Client(dsn or self.queue, backoff=soon) as client:
+                pool = qg.WorkerPool(client, work_map, count, interval=0.05, **{**self.kind.options, **options})
+                pool.start()
+                try:
+                    yield pool
+                finally:
+                    ended = pool.shutdown(PATIENCE)
+                assert ended, "the workers didn't end"
+        finally:
+            ledger.close()
+
+    def wait_for_runs(self, more: int, timeout: float = 60.0) -> None:
+        """Wait until *more* runs have begun than there are now."""
+        enough = self.books.count_runs() + more
+        eventually(lambda: self.books.count_runs() >= enough, f"run number {enough}", timeout)
+
+    def fault_is_over(self) -> None:
+        """Note that from now on nothing keeps the workers from working."""
+        self.books.query("INSERT INTO faults DEFAULT VALUES")
+
+    def wait_until_worked(self, timeout: float = 60.0) -> None:
+        """Wait until no job is left in the table."""
+        with closing(Database(self.queue)) as database:
+            eventually(lambda: database.count() == 0, lambda: f"the last of {database.count()} jobs", timeout)
+
+    def effects(self) -> list[int]:
+        """The numbers of the jobs whose effects are there, one for each effect."""
+        return [number for (number,) in self.query("SELECT number FROM effects ORDER BY number")]
+
+    def check(self, *, jobs: set[int] | None = None, but_overlaps_of: int | None = None, note: str = "") -> Figures:
+        """Count, report, and assert what must hold whatever was done. To be called when the workers have ended.
+
+        Args:
+            jobs: those that there still are, if a fault may take jobs away.
+            but_overlaps_of: a job that gave its own lock away.
+            note: what else the table is to say.
+        """
+        jobs = set(range(1, self.jobs + 1)) if jobs is None else jobs
+        effects = self.effects()
+        figures = Figures(
+            self.jobs,
+            self.books.count_runs(),
+            len(effects),
+            len(self.effects_due),
+            self.books.overlaps(),
+            self._left(),
+            self.books.seconds_to_first_job(),
+        )
+        self._report(figures, note)
+        assert effects == sorted(self.effects_due & jobs), "not each effect is there exactly once"
+        never = jobs - set(self.books.runs(well=True)) - self.effects_due
+        assert not never, f"jobs were lost: {sorted(never)}"
+        assert (self.books.overlaps(but_of=but_overlaps_of), figures.left) == (0, Left())
+        return figures
+
+    def _left(self) -> Left:
+        with closing(Database(self.queue)) as database:
+
+            def count() -> Left:
+                threads = [each for each in threading.enumerate() if each.name.startswith("qg-")]
+                return Left(len(database.locks()), len(database.sessions()), len(threads))
+
+            with suppress(AssertionError):  # the figures say so
+                eventually(lambda: count() == Left())
+            return count()
+
+
+def soon(error_count: int) -> float:
+    """A backoff under which nobody has to wait for a job that a fault has failed."""
+    return 0.05
