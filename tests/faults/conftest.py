@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment import PLAIN, Books, Experiment, Figures, Kind
+from experiment import PLAIN, POOLS, Books, Experiment, Figures, Kind
 from support import VERSION
 
 HERE = Path("tests/faults")
@@ -23,6 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-table", action="store_true", help="show the table of experiments; write it to docs if all of them ran"
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run experiments on the version of this run, and where the slow ones run, all of them on the oldest and newest."""
+    if "version" in metafunc.fixturenames:
+        with_slow = metafunc.config.option.markexpr in ("slow", EVERYTHING)
+        metafunc.parametrize("version", [3, 7] if with_slow else [VERSION])
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", POOLS, ids=lambda kind: kind.name)
 
 
 class Table:
@@ -74,6 +83,7 @@ def books(make_database: Callable[..., str]) -> Iterator[Books]:
 def begin(
     books: Books,
     make_database: Callable[..., str],
+    version: int,
     request: pytest.FixtureRequest,
     leaves_nothing_behind: None,
 ) -> Callable[..., Experiment]:
@@ -82,11 +92,11 @@ def begin(
     What it is called is what its row of the table begins with.
     """
 
-    def begin(what: str, kind: Kind = PLAIN, *, queue: str | None = None, version: int = VERSION) -> Experiment:
+    def begin(what: str, kind: Kind = PLAIN, *, queue: str | None = None) -> Experiment:
         def report(figures: Figures, note: str) -> None:
             cells = [f"{what}; {note}" if note else what, str(version), kind.name, *figures.cells()]
             request.node.user_properties.append(("faults_row", cells))
 
-        return Experiment(queue or make_database(version=version), books, kind, report)
+        return Experiment(queue or make_database(version=version), version, books, kind, report)
 
     return begin

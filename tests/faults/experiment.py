@@ -104,13 +104,17 @@ class Experiment:
 
     Args:
         queue: the DSN of the database with the queue, by a way that no fault is on.
+        version: of its table.
         books: where runs are noted.
         kind: what the pools are like.
         report: is given the figures at the end, and a note on them.
     """
 
-    def __init__(self, queue: str, books: Books, kind: Kind, report: Callable[[Figures, str], None]) -> None:
+    def __init__(
+        self, queue: str, version: int, books: Books, kind: Kind, report: Callable[[Figures, str], None]
+    ) -> None:
         self.queue = queue
+        self.version = version
         self.books = books
         self.kind = kind
         self._report = report
@@ -122,7 +126,7 @@ class Experiment:
 
     def query(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
         """Run *sql* in the queue's database, on a connection of its own."""
-        with closing(Database(self.queue)) as database:
+        with self.observer() as database:
             return database.query(sql, params)
 
     def enqueue(self, count: int, kind: str | None = None) -> list[int]:
@@ -189,41 +193,55 @@ class Experiment:
 
     def wait_until_worked(self, timeout: float = 60.0) -> None:
         """Wait until no job is left in the table."""
-        with closing(Database(self.queue)) as database:
+        with self.observer() as database:
             eventually(lambda: database.count() == 0, lambda: f"the last of {database.count()} jobs", timeout)
+
+    def is_worked(self) -> bool:
+        """Whether no job is left in the table."""
+        return self.query("SELECT count(*) FROM que_jobs") == [(0,)]
+
+    @contextmanager
+    def observer(self) -> Iterator[Database]:
+        """The queue's database, seen from outside."""
+        with closing(Database(self.queue)) as database:
+            yield database
 
     def effects(self) -> list[int]:
         """The numbers of the jobs whose effects are there, one for each effect."""
         return [number for (number,) in self.query("SELECT number FROM effects ORDER BY number")]
 
-    def check(self, *, jobs: set[int] | None = None, but_overlaps_of: int | None = None, note: str = "") -> Figures:
-        """Count, report, and assert what must hold whatever was done. To be called when the workers have ended.
-
-        Args:
-            jobs: those that there still are, if a fault may take jobs away.
-            but_overlaps_of: a job that gave its own lock away.
-            note: what else the table is to say.
-        """
-        jobs = set(range(1, self.jobs + 1)) if jobs is None else jobs
-        effects = self.effects()
+    def count(self, note: str = "") -> Figures:
+        """Count after the workers have ended, and report that, with a *note* for the table."""
         figures = Figures(
             self.jobs,
             self.books.count_runs(),
-            len(effects),
+            len(self.effects()),
             len(self.effects_due),
             self.books.overlaps(),
             self._left(),
             self.books.seconds_to_first_job(),
         )
         self._report(figures, note)
-        assert effects == sorted(self.effects_due & jobs), "not each effect is there exactly once"
+        return figures
+
+    def check(self, *, jobs: set[int] | None = None, but_overlaps_of: int | None = None, note: str = "") -> Figures:
+        """Count, and assert what must hold whatever was done.
+
+        Args:
+            jobs: those that there still are, if a fault may take jobs away.
+            but_overlaps_of: a job that gave its own lock away.
+            note: what else the table is to say.
+        """
+        figures = self.count(note)
+        jobs = set(range(1, self.jobs + 1)) if jobs is None else jobs
+        assert self.effects() == sorted(self.effects_due & jobs), "not each effect is there exactly once"
         never = jobs - set(self.books.runs(well=True)) - self.effects_due
         assert not never, f"jobs were lost: {sorted(never)}"
         assert (self.books.overlaps(but_of=but_overlaps_of), figures.left) == (0, Left())
         return figures
 
     def _left(self) -> Left:
-        with closing(Database(self.queue)) as database:
+        with self.observer() as database:
 
             def count() -> Left:
                 threads = [each for each in threading.enumerate() if each.name.startswith("qg-")]

@@ -155,4 +155,4 @@ class Handlers:
 
 def write_effect(job: qg.Job) -> None:
     with job.tx.cursor() as cur:
-        cur.execute("INSERT INTO effects VALUES (%s)", (job.args[0],))
+        cur.execute("INSERT INTO public.effects VALUES (%s)", (job.args[0],))

@@ -7,11 +7,11 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import psycopg2
 import pytest
-from experiment import POOLS, Experiment, Kind
+from experiment import Experiment, Kind
 from ledger import Ledger, write_effect
 from support import PATIENCE, Database, eventually
 
@@ -164,7 +164,6 @@ def nobody_escapes() -> Iterator[None]:
         os._exit(99)
 
 
-@pytest.mark.parametrize("kind", POOLS, ids=lambda kind: kind.name)
 def test_jobs_that_behave_run_once_beside_some_that_dont(
     begin: Callable[..., Experiment], caplog: pytest.LogCaptureFixture, kind: Kind
 ) -> None:
@@ -176,7 +175,7 @@ def test_jobs_that_behave_run_once_beside_some_that_dont(
     good |= set(experiment.enqueue(GOOD - len(good)))
     # tenant1 has jobs of the same ids.
     experiment.query("INSERT INTO tenant1.que_jobs SELECT * FROM public.que_jobs")
-    with experiment.role("INSERT ON effects") as role, closing(Database(experiment.queue)) as database:
+    with experiment.role("INSERT ON effects") as role, experiment.observer() as database:
         misdeeds = Misdeeds(database, role).all()
         with experiment.pool(handlers=lambda ledger: {name: once(ledger, misdeeds[name]) for name in misdeeds}):
             experiment.wait_until_worked()
@@ -187,7 +186,6 @@ def test_jobs_that_behave_run_once_beside_some_that_dont(
     assert [each.getMessage() for each in caplog.records if {"\n", "\x1b"} & set(each.getMessage())] == []
 
 
-@pytest.mark.parametrize("kind", POOLS, ids=lambda kind: kind.name)
 def test_a_handler_may_be_slower_than_the_databases_idle_session_timeout(
     begin: Callable[..., Experiment], kind: Kind
 ) -> None:
@@ -216,7 +214,6 @@ def test_a_handler_may_be_slower_than_the_databases_idle_session_timeout(
     assert figures.runs == figures.jobs, experiment.books.runs()
 
 
-@pytest.mark.parametrize("kind", POOLS, ids=lambda kind: kind.name)
 def test_a_job_that_gave_its_lock_away_has_its_effect_once_however_often_it_runs(
     begin: Callable[..., Experiment], kind: Kind
 ) -> None:

@@ -1,0 +1,81 @@
+"""Behind PgBouncer, in each of its modes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg2
+import pytest
+from experiment import WORKERS, Experiment, Kind, Left
+from pgbouncer import pgbouncer
+from support import eventually
+
+import qg
+
+JOBS = 200
+# A qg that doesn't look for poolers has no such error.
+ERR_POOLER: tuple[type[Exception], ...] = (qg.ErrPooler,) if hasattr(qg, "ErrPooler") else ()
+
+
+def test_a_pool_works_behind_a_pooler_of_sessions(begin: Callable[..., Experiment], tmp_path: Path, kind: Kind) -> None:
+    experiment = begin("PgBouncer pools sessions", kind)
+    experiment.enqueue(JOBS)
+    with pgbouncer(experiment.queue, "session", tmp_path, WORKERS + 1) as dsn:
+        with experiment.pool(dsn):
+            experiment.wait_until_worked()
+        # Its sessions stay open for others, with none of our locks.
+        with experiment.observer() as observer:
+            assert observer.locks() == []
+    assert experiment.check().runs == JOBS
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+def test_no_effect_happens_twice_behind_a_pooler_that_breaks_locks(
+    begin: Callable[..., Experiment], tmp_path: Path, mode: str, kind: Kind
+) -> None:
+    """Locks mean nothing there: the jobs that run may overlap. The row is what keeps effects single."""
+    experiment = begin(f"PgBouncer pools {mode}s", kind)
+    experiment.enqueue(JOBS)
+    refused = False
+    with pgbouncer(experiment.queue, mode, tmp_path, 2) as dsn:
+        try:
+            with experiment.pool(dsn), suppress(AssertionError):
+                # Whether all are worked nobody promises.
+                eventually(lambda: experiment.books.count_runs() > 2 * JOBS or experiment.is_worked(), timeout=3)
+        except ERR_POOLER:
+            refused = True
+        except psycopg2.OperationalError:
+            # Even a client is refused there: PgBouncer ends a session that begins a transaction.
+            assert mode == "statement"
+            refused = True
+    figures = experiment.count(note="refused" if refused else "")
+    assert max(Counter(experiment.effects()).values(), default=0) <= 1
+    assert figures.left == Left()
+    if ERR_POOLER:
+        assert (refused, figures.runs) == (True, 0)
+
+
+def test_a_client_that_only_enqueues_works_behind_a_pooler_of_transactions(
+    begin: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    experiment = begin("PgBouncer pools transactions, for a client that only enqueues")
+
+    def enqueue(types: dict[int, str]) -> None:
+        with qg.Client(dsn) as client:
+            for number, each in types.items():
+                client.enqueue(qg.Job(each, args=[number]))
+                client.stats()
+
+    with pgbouncer(experiment.queue, "transaction", tmp_path, 2) as dsn, ThreadPoolExecutor(4) as threads:
+        shares = []
+        for _ in range(4):
+            shares.append(experiment.next_types(JOBS // 4))
+            experiment.note_enqueued(shares[-1])
+        list(threads.map(enqueue, shares))
+    with experiment.pool():
+        experiment.wait_until_worked()
+    assert experiment.check().runs == JOBS

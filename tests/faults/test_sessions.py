@@ -1,0 +1,31 @@
+"""All sessions end under a running pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from experiment import Experiment, Kind
+
+import qg
+
+END_ALL = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name NOT IN ('ledger', 'observer')
+"""
+TIMES = 20
+
+
+def test_a_pool_goes_on_after_all_its_sessions_have_ended(begin: Callable[..., Experiment], kind: Kind) -> None:
+    experiment = begin(f"all sessions ended, {TIMES} times", kind)
+    qg.migrate(experiment.queue, experiment.version, notify=True)
+    ended = 0
+    with experiment.pool(), experiment.observer() as observer:
+        for _ in range(TIMES):
+            experiment.enqueue(20)
+            experiment.wait_for_runs(5)
+            ended += observer.value(END_ALL)
+            experiment.fault_is_over()
+        experiment.enqueue(20)
+        experiment.wait_until_worked()
+    experiment.check(note=f"{ended} sessions")
+    assert ended > TIMES
