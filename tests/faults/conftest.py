@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +13,10 @@ from typing import Any
 
 import pytest
 from experiment import PLAIN, POOLS, Books, Experiment, Figures, Kind
-from support import VERSION
+from psycopg2.extensions import make_dsn
+from support import VERSION, Database
+
+import qg
 
 HERE = Path("tests/faults")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
@@ -77,6 +83,29 @@ def books(make_database: Callable[..., str]) -> Iterator[Books]:
     """The books, on the server of all tests, which no experiment does anything to."""
     with closing(Books(make_database(migrate=False))) as books:
         yield books
+
+
+@pytest.fixture(scope="session")
+def short_path() -> Iterator[Path]:
+    """A folder for servers: the path of a socket may have about 100 characters only."""
+    folder = Path(tempfile.mkdtemp(prefix="qg-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def make_database_on(version: int) -> Callable[[str], str]:
+    """A function that makes a database with a queue on an experiment's own server, and returns its DSN."""
+
+    def make(server: str) -> str:
+        name = f"qg_test_{uuid.uuid4().hex[:12]}"
+        with closing(Database(server)) as database:
+            database.query(f"CREATE DATABASE {name}")
+        dsn = make_dsn(server, dbname=name)
+        qg.migrate(dsn, version)
+        return dsn
+
+    return make
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ ROUND = 30
 DROP_ALL = """
 DROP TABLE IF EXISTS que_jobs, que_lockers, que_values CASCADE;
 DO $$ DECLARE name regprocedure; BEGIN
-    FOR name IN SELECT oid FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND starts_with(proname, 'que_') LOOP
+    FOR name IN SELECT oid FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND starts_with(proname, 'que_')
+    LOOP
         EXECUTE 'DROP FUNCTION ' || name || ' CASCADE';
     END LOOP;
 END $$
