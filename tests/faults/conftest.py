@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from experiment import PLAIN, POOLS, Books, Experiment, Figures, Kind
 from psycopg2.extensions import make_dsn
+from servers import Server, new_server
 from support import VERSION, Database
 
 import qg
@@ -91,6 +92,13 @@ def short_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="qg-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server(short_path: Path) -> Iterator[Server]:
+    """A server that experiments may stop, but are to leave running."""
+    with new_server(short_path, "server") as server:
+        yield server
 
 
 @pytest.fixture

@@ -64,7 +64,8 @@ class Figures:
     seconds: float | None
 
     def cells(self) -> list[str]:
-        effects = str(self.effects) if self.effects_due == self.jobs else f"{self.effects} of {self.effects_due}"
+        all_there = self.effects == self.effects_due == self.jobs
+        effects = str(self.effects) if all_there else f"{self.effects} of {self.effects_due}"
         seconds = "" if self.seconds is None else f"{self.seconds:.2f}"
         return [*map(str, (self.jobs, self.runs)), effects, str(self.overlaps), str(self.left), seconds]
 

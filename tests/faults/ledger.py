@@ -81,6 +81,10 @@ class Ledger:
                 self._query("INSERT INTO pairs VALUES (%s, %s) ON CONFLICT DO NOTHING", *sorted((other, run)))
         return run
 
+    def count_runs(self, number: int) -> int:
+        """How often the job has run, here or elsewhere, this run too."""
+        return int(self._query("SELECT count(*) FROM runs WHERE number = %s", number)[0][0])
+
     def holder(self, job_id: int) -> int | None:
         """The session that holds a job's lock. To ask a job for its connection would break up its batch."""
         with self._looking, suppress(psycopg2.Error):

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from experiment import Experiment, Kind
-from servers import Server, new_server
+from servers import Server
 
 pytestmark = pytest.mark.slow
 
 JOBS = 100
 TIMES = 5
-
-
-@pytest.fixture(scope="module")
-def server(short_path: Path) -> Iterator[Server]:
-    with new_server(short_path, "server") as server:
-        yield server
 
 
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
