@@ -97,7 +97,7 @@ def short_path() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server(short_path: Path) -> Iterator[Server]:
     """A server that experiments may stop, but are to leave running."""
-    with new_server(short_path, "server") as server:
+    with new_server(short_path) as server:
         yield server
 
 

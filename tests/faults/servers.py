@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,9 +114,9 @@ class Server:
 
 
 @contextmanager
-def new_server(folder: Path, name: str, host: str = "127.0.0.1") -> Iterator[Server]:
-    """A server called *name*, created and started; it is stopped in the end if it runs."""
-    server = Server(folder / name, free_port())
+def new_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    """A server somewhere in *folder*, created and started; it is stopped in the end if it runs."""
+    server = Server(Path(tempfile.mkdtemp(dir=folder)) / "primary", free_port())
     server.create(host)
     with running(server):
         yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -67,10 +66,9 @@ def make_pair(short_path: Path, make_database_on: Callable[[str], str]) -> Itera
     with ExitStack() as stack:
 
         def make() -> Pair:
-            folder = Path(tempfile.mkdtemp(dir=short_path))
-            primary = stack.enter_context(new_server(folder, "a"))
+            primary = stack.enter_context(new_server(short_path))
             queue = make_database_on(primary.dsn)
-            standby = Server(folder / "b", free_port())
+            standby = Server(primary.folder.with_name("standby"), free_port())
             standby.copy(primary, STANDBY)
             stack.enter_context(running(standby))
             return Pair(primary, standby, parse_dsn(queue)["dbname"])

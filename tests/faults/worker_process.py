@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,10 +51,27 @@ class Held:
                 threading.Event().wait()
 
 
+class Lost:
+    """A handler that says that it runs, and then only asks whether its lock is lost, and says so."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __call__(self, job: qg.Job) -> None:
+        (number,) = job.args
+        with self._ledger.run(number, job.conn.info.backend_pid):
+            write_effect(job)
+            say("held")
+            while not job.lost:
+                time.sleep(0.1)
+            say("lost")
+            job.check()
+
+
 def main() -> None:
     given = json.loads(sys.argv[1])
     ledger = Ledger(given["books"], given["queue"])
-    work_map = {**Handlers(ledger).work_map, "Deadly": Deadly(ledger), "Held": Held(ledger)}
+    work_map = {**Handlers(ledger).work_map, "Deadly": Deadly(ledger), "Held": Held(ledger), "Lost": Lost(ledger)}
     with qg.Client(given["dsn"], backoff=lambda error_count: 0.05) as client:
         if given["in_main_thread"]:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
