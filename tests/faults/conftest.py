@@ -8,11 +8,14 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment import PLAIN, POOLS, Books, Experiment, Figures, Kind
+from experiment import PLAIN, POOLS, Books, Experiment, Figures, Kind, Left
 from psycopg2.extensions import make_dsn
 from servers import Server, new_server
 from support import VERSION, Database
@@ -23,7 +26,7 @@ HERE = Path("tests/faults")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 EVERYTHING = "slow or not slow"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
-HEADINGS = ["what is done", "version", "pool", "jobs", "runs", "effects", "overlaps", "left", "seconds"]
+HEADINGS = ["what is done", "versions", "pools", "times", "jobs", "runs", "effects", "overlaps", "left", "seconds"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,32 +37,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run experiments on the version of this run, and where the slow ones run, all of them on the oldest and newest."""
+    with_slow = metafunc.config.option.markexpr in ("slow", EVERYTHING)
     if "version" in metafunc.fixturenames:
-        with_slow = metafunc.config.option.markexpr in ("slow", EVERYTHING)
         metafunc.parametrize("version", [3, 7] if with_slow else [VERSION])
     if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", POOLS, ids=lambda kind: kind.name)
+        kinds = POOLS if with_slow else getattr(metafunc.module, "POOLS_OF_EVERY_RUN", POOLS)
+        metafunc.parametrize("kind", kinds, ids=lambda kind: kind.name)
 
 
 class Table:
-    """Collects a row from each experiment's report, also where other processes run them.
+    """Collects the figures from each experiment's report, also where other processes run them.
+
+    Experiments that differ in the version and the pool alone are one row.
 
     Args:
         complete: whether this run has all experiments.
     """
 
     def __init__(self, *, complete: bool) -> None:
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: dict[tuple[Any, ...], list[list[Any]]] = {}
         self._complete = complete
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._complete = self._complete and not report.failed
         if report.when == "call":
             path, line, _ = report.location
-            self._rows += [(path, line, *row) for name, row in report.user_properties if name == "faults_row"]
+            for name, (what, *row) in report.user_properties:
+                if name == "faults_row":
+                    self._rows.setdefault((path, line, what), []).append(row)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        lines = [HEADINGS, ["---"] * len(HEADINGS), *(row[2:] for row in sorted(self._rows))]
+        lines = [HEADINGS, ["---"] * len(HEADINGS)]
+        for key, rows in sorted(self._rows.items()):
+            versions, kinds, figures = zip(*rows, strict=True)
+            total = reduce(add, (Figures(**{**each, "left": Left(**each["left"])}) for each in figures))
+            names = [kind.name for kind in POOLS if kind.name in kinds]
+            lines.append([key[-1], ", ".join(map(str, sorted(set(versions)))), ", ".join(names), *total.cells()])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         terminalreporter.write_line(table)
         if not self._complete:
@@ -131,8 +144,8 @@ def begin(
 
     def begin(what: str, kind: Kind = PLAIN, *, queue: str | None = None) -> Experiment:
         def report(figures: Figures, note: str) -> None:
-            cells = [f"{what}; {note}" if note else what, str(version), kind.name, *figures.cells()]
-            request.node.user_properties.append(("faults_row", cells))
+            row = [f"{what}; {note}" if note else what, version, kind.name, asdict(figures)]
+            request.node.user_properties.append(("faults_row", row))
 
         return Experiment(queue or make_database(version=version), version, books, kind, report)
 

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ledger import EFFECTS, RUNS, Handlers, Ledger
@@ -43,14 +43,19 @@ class Left:
     sessions: int = 0
     threads: int = 0
 
+    def __add__(self, other: Left) -> Left:
+        return Left(self.locks + other.locks, self.sessions + other.sessions, self.threads + other.threads)
+
     def __str__(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in asdict(self).items() if count) or "nothing"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of an experiment."""
+    """What came of an experiment, or of several together."""
 
+    # How often the fault was done.
+    faults: int
     jobs: int
     # Times that a handler was called.
     runs: int
@@ -63,11 +68,15 @@ class Figures:
     # From the end of a fault to the first job that began after it; of several faults the longest.
     seconds: float | None
 
+    def __add__(self, other: Figures) -> Figures:
+        counts = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)[:-1]}
+        return Figures(**counts, seconds=max(self.seconds, other.seconds, key=lambda each: each or 0.0))
+
     def cells(self) -> list[str]:
         all_there = self.effects == self.effects_due == self.jobs
         effects = str(self.effects) if all_there else f"{self.effects} of {self.effects_due}"
         seconds = "" if self.seconds is None else f"{self.seconds:.2f}"
-        return [*map(str, (self.jobs, self.runs)), effects, str(self.overlaps), str(self.left), seconds]
+        return [*map(str, (self.faults, self.jobs, self.runs)), effects, str(self.overlaps), str(self.left), seconds]
 
 
 class Books(Database):
@@ -83,13 +92,16 @@ class Books(Database):
     def count_runs(self) -> int:
         return int(self.value("SELECT count(*) FROM runs"))
 
-    def overlaps(self, *, between_servers: bool = False, but_of: int | None = None) -> int:
-        """How many pairs of runs overlapped, the job *but_of* left out."""
+    def count_faults(self) -> int:
+        return int(self.value("SELECT count(*) FROM faults"))
+
+    def overlaps(self, *, but_of: int | None = None) -> int:
+        """How many pairs of runs overlapped on one server, the job *but_of* left out."""
         return int(
             self.value(
                 "SELECT count(*) FROM pairs JOIN runs a ON a.id = earlier JOIN runs b ON b.id = later "
-                "WHERE (a.place <> b.place) = %s AND a.number IS DISTINCT FROM %s",
-                (between_servers, but_of),
+                "WHERE a.place = b.place AND a.number IS DISTINCT FROM %s",
+                (but_of,),
             )
         )
 
@@ -211,9 +223,15 @@ class Experiment:
         """The numbers of the jobs whose effects are there, one for each effect."""
         return [number for (number,) in self.query("SELECT number FROM effects ORDER BY number")]
 
-    def count(self, note: str = "") -> Figures:
-        """Count after the workers have ended, and report that, with a *note* for the table."""
+    def count(self, note: str = "", faults: int | None = None) -> Figures:
+        """Count after the workers have ended, and report that.
+
+        Args:
+            note: what the table is to say besides.
+            faults: how often the fault was done; None: as often as was noted that it was over, or once.
+        """
         figures = Figures(
+            (self.books.count_faults() or 1) if faults is None else faults,
             self.jobs,
             self.books.count_runs(),
             len(self.effects()),
@@ -225,15 +243,22 @@ class Experiment:
         self._report(figures, note)
         return figures
 
-    def check(self, *, jobs: set[int] | None = None, but_overlaps_of: int | None = None, note: str = "") -> Figures:
+    def check(
+        self,
+        *,
+        jobs: set[int] | None = None,
+        but_overlaps_of: int | None = None,
+        note: str = "",
+        faults: int | None = None,
+    ) -> Figures:
         """Count, and assert what must hold whatever was done.
 
         Args:
             jobs: those that there still are, if a fault may take jobs away.
             but_overlaps_of: a job that gave its own lock away.
-            note: what else the table is to say.
+            note, faults: as for count().
         """
-        figures = self.count(note)
+        figures = self.count(note, faults)
         jobs = set(range(1, self.jobs + 1)) if jobs is None else jobs
         assert self.effects() == sorted(self.effects_due & jobs), "not each effect is there exactly once"
         never = jobs - set(self.books.runs(well=True)) - self.effects_due

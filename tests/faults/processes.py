@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiment import WORKERS, Experiment
 from support import PATIENCE
 
+_LONGEST_SECONDS = 90.0
 _PROGRAM = Path(__file__).with_name("worker_process.py")
 
 
@@ -50,9 +52,15 @@ class WorkerProcess:
         )
 
     def wait_for(self, said: str) -> None:
-        """Wait until it has *said* that."""
+        """Wait until it has *said* that; kill it if that takes too long."""
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"{said}\n"
+        too_late = threading.Timer(_LONGEST_SECONDS, self.process.kill)
+        too_late.start()
+        try:
+            assert self.process.stdout.readline() == f"{said}\n"
+        finally:
+            too_late.cancel()
+            too_late.join()
 
     @property
     def alive(self) -> bool:

@@ -28,6 +28,7 @@ class Strike(Enum):
     TRUNCATE_MESSAGE = "{} cut off in the middle"
     TRUNCATE_ANSWER = "answer to {} cut off in the middle"
     HALF_CLOSE = "half-closed after {}: the client's writing still arrives"
+    HALF_CLOSE_SERVER = "half-closed after {}: the server's answer still arrives"
     DELAY = f"{{}} delayed by {_DELAY_SECONDS} s"
     DELAY_ANSWER = f"answer to {{}} delayed by {_DELAY_SECONDS} s"
     FREEZE_BEFORE = "connection frozen before {} arrives"
@@ -169,6 +170,10 @@ class Proxy:
             near.shutdown(socket.SHUT_WR)
             while True:
                 far.sendall(_received(near))
+        if strike is Strike.HALF_CLOSE_SERVER:
+            far.shutdown(socket.SHUT_WR)
+            while True:
+                near.sendall(_received(far))
         if strike is Strike.FREEZE_AFTER:
             select.select([far], [], [])  # the server has done it all
             self._freeze()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from experiment import Experiment, Kind
+from experiment import BATCHES, Experiment, Kind
 from psycopg2.extensions import make_dsn
 
 import qg
+
+POOLS_OF_EVERY_RUN = [BATCHES]
 
 ROUND = 30
 DROP_ALL = """
@@ -57,7 +59,7 @@ CHANGES: dict[str, Callable[[Experiment], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_pool_goes_on_when_the_table_is_changed(begin: Callable[..., Experiment], change: str, kind: Kind) -> None:
-    experiment = begin(f"{change}, three times", kind)
+    experiment = begin(change, kind)
     with experiment.pool():
         for _ in range(3):
             experiment.enqueue(ROUND)

@@ -45,7 +45,7 @@ def test_no_effect_is_lost_or_doubled_when_a_commit_goes_wrong(
         experiment.enqueue(3)
         experiment.fault_is_over()
         experiment.wait_until_worked()
-    experiment.check()
+    experiment.check(faults=STRIKES)
 
 
 @pytest.mark.parametrize("strike", FREEZES, ids=lambda strike: strike.name)
@@ -91,4 +91,4 @@ def test_to_enqueue_again_after_a_lost_answer_may_store_a_job_twice(
     experiment.note_enqueued(experiment.next_types(rows))
     with experiment.pool():
         experiment.wait_until_worked()
-    experiment.check(note=f"{wanted} calls")
+    experiment.check(note=f"{wanted} calls", faults=STRIKES)

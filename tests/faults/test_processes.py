@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from experiment import Experiment, Kind
+from experiment import BATCHES, Experiment, Kind
 from processes import WorkerProcess
 from servers import Server
 from support import eventually
+
+POOLS_OF_EVERY_RUN = [BATCHES]
 
 PROCESSES = 3
 JOBS = 5_000
@@ -47,7 +49,7 @@ def test_killing_one_of_three_processes_again_and_again_loses_and_doubles_nothin
     finally:
         for process in processes:
             process.kill()
-    experiment.check(note=f"{killed} killed")
+    experiment.check(faults=killed)
     assert killed > 3
 
 
@@ -55,7 +57,7 @@ def test_a_handler_that_kills_its_process_costs_no_other_job_and_no_effect(
     begin: Callable[..., Experiment], kind: Kind
 ) -> None:
     """Each of three jobs kills the process that runs it first. Somebody watches and starts another one."""
-    experiment = begin("three jobs that kill their process, each once", kind)
+    experiment = begin("a job kills its process, once", kind)
     experiment.enqueue(50)
     experiment.enqueue(3, "Deadly")
     experiment.enqueue(50)

@@ -18,7 +18,7 @@ TIMES = 5
 def test_a_pool_goes_on_when_the_server_is_back(
     begin: Callable[..., Experiment], make_database_on: Callable[[str], str], server: Server, mode: str, kind: Kind
 ) -> None:
-    experiment = begin(f"server stopped ({mode}) and started, {TIMES} times", kind, queue=make_database_on(server.dsn))
+    experiment = begin(f"server stopped ({mode}) and started", kind, queue=make_database_on(server.dsn))
     with experiment.pool():
         for _ in range(TIMES):
             experiment.enqueue(JOBS)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from experiment import Experiment, Kind
+from experiment import BATCHES, Experiment, Kind
 from psycopg2.extensions import make_dsn
 
 import qg
+
+POOLS_OF_EVERY_RUN = [BATCHES]
 
 JOBS = 100
 
