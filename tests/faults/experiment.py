@@ -9,12 +9,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import pytest
 from ledger import EFFECTS, RUNS, Handlers, Ledger
 from support import PATIENCE, Database, eventually
 
 import qg
 
 WORKERS = 3
+PASSWORD = "that of a role"
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,13 @@ class Experiment:
 
     @contextmanager
     def role(self, *grants: str, options: str = "NOLOGIN") -> Iterator[str]:
-        """A role with these rights, and those that everybody has."""
+        """A role with these rights, and those that everybody has; its password is PASSWORD."""
+        if self.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") != [(True,)]:
+            pytest.skip("QG_TEST_DSN names no superuser, and only a superuser may do this to roles")
         name = f"qg_test_{uuid.uuid4().hex[:12]}"
-        self.query(f"CREATE ROLE {name} {options}; {'; '.join(f'GRANT {grant} TO {name}' for grant in grants)}")
+        self.query(
+            f"CREATE ROLE {name} {options} PASSWORD '{PASSWORD}'; {'; '.join(f'GRANT {grant} TO {name}' for grant in grants)}"
+        )
         try:
             yield name
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from experiment import BATCHES, Experiment, Kind
+from experiment import BATCHES, PASSWORD, Experiment, Kind
 from psycopg2.extensions import make_dsn
 
 import qg
@@ -44,9 +44,9 @@ def test_least_rights_are_enough_to_enqueue_and_to_work(
         worker = stack.enter_context(experiment.role(*grants, options="LOGIN"))
         enqueuer = stack.enter_context(experiment.role(*to_enqueue(experiment.version), options="LOGIN"))
         types = experiment.next_types(JOBS)
-        with qg.Client(make_dsn(experiment.queue, user=enqueuer)) as client:
+        with qg.Client(make_dsn(experiment.queue, user=enqueuer, password=PASSWORD)) as client:
             client.enqueue_batch([qg.Job(each, args=[number]) for number, each in types.items()])
         experiment.note_enqueued(types)
-        with experiment.pool(make_dsn(experiment.queue, user=worker)):
+        with experiment.pool(make_dsn(experiment.queue, user=worker, password=PASSWORD)):
             experiment.wait_until_worked()
         assert experiment.check().runs == JOBS
