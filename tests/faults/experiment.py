@@ -168,9 +168,9 @@ class Experiment:
         if self.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") != [(True,)]:
             pytest.skip("QG_TEST_DSN names no superuser, and only a superuser may do this to roles")
         name = f"qg_test_{uuid.uuid4().hex[:12]}"
-        self.query(
-            f"CREATE ROLE {name} {options} PASSWORD '{PASSWORD}'; {'; '.join(f'GRANT {grant} TO {name}' for grant in grants)}"
-        )
+        self.query(f"CREATE ROLE {name} {options} PASSWORD '{PASSWORD}'")
+        for grant in grants:
+            self.query(f"GRANT {grant} TO {name}")
         try:
             yield name
         finally:

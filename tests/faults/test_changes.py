@@ -87,15 +87,17 @@ def test_a_pool_goes_on_when_its_role_is_changed_and_its_sessions_are_renewed(
     begin: Callable[..., Experiment], change: str, kind: Kind
 ) -> None:
     experiment = begin(change.replace("{}", "…").replace(f"'{PASSWORD}'", "…") + ", and its sessions ended", kind)
-    with experiment.role("ALL ON que_jobs", "INSERT ON effects", options="LOGIN SUPERUSER") as role:
-        with experiment.pool(make_dsn(experiment.queue, user=role, password=PASSWORD)):
-            experiment.enqueue(ROUND)
-            experiment.wait_for_runs(5)
-            experiment.query(change.replace("{}", role))
-            experiment.enqueue(ROUND)
-            experiment.wait_until_worked()
-            experiment.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
-            experiment.fault_is_over()
-            experiment.enqueue(ROUND)
-            experiment.wait_until_worked()
+    with (
+        experiment.role("ALL ON que_jobs", "INSERT ON effects", options="LOGIN SUPERUSER") as role,
+        experiment.pool(make_dsn(experiment.queue, user=role, password=PASSWORD)),
+    ):
+        experiment.enqueue(ROUND)
+        experiment.wait_for_runs(5)
+        experiment.query(change.replace("{}", role))
+        experiment.enqueue(ROUND)
+        experiment.wait_until_worked()
+        experiment.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+        experiment.fault_is_over()
+        experiment.enqueue(ROUND)
+        experiment.wait_until_worked()
     experiment.check()
