@@ -117,7 +117,7 @@ def test_failover_to_an_asynchronous_standby_loses_only_what_had_not_reached_it(
     lost = endangered & experiment.effects_due - set(experiment.effects())
     assert len(lost) <= NOT_REPLICATED
     experiment.check(
-        jobs=replicated | later, note=f"{NOT_REPLICATED} jobs were enqueued that hadn't reached it, and were lost"
+        jobs=replicated | later, note=f"{NOT_REPLICATED} jobs of each run hadn't reached it, and were lost"
     )
 
 
@@ -142,4 +142,6 @@ def test_two_primaries_both_do_all_jobs_and_each_of_them_once(
         experiment.wait_until_worked()
     experiment.check(note="the old side, runs of both")
     experiment.queue = pair.new
-    experiment.check(jobs=on_both, note=f"the new side, without {NOT_REPLICATED} jobs of the old one; runs of both")
+    experiment.check(
+        jobs=on_both, note=f"the new side, which never had {NOT_REPLICATED} jobs of each run; runs of both"
+    )
