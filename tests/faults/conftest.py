@@ -60,7 +60,7 @@ class Table:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._complete = self._complete and not report.failed
-        if report.when == "call":
+        if report.when == "call" and report.passed:
             path, line, _ = report.location
             for name, (what, *row) in report.user_properties:
                 if name == "faults_row":
