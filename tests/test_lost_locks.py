@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from support import Database, Network, UntilEmpty, eventually
 from taking import events, fill, write
 
 import qg
+from qg.database.driver import is_lost, is_quiet
 
 pytestmark = pytest.mark.usefixtures("written")
 
@@ -176,3 +178,10 @@ def test_a_coroutine_that_has_ended_isnt_cancelled_for_the_next_job(
     fill(database, 2)
     UntilEmpty(client, {"MyJob": handler}).work()
     assert 2 not in [number for number, *_ in database.jobs()]
+
+
+def test_a_connection_without_a_socket_is_lost() -> None:
+    """As libpq leaves it for a moment, before psycopg2 notices."""
+    conn = SimpleNamespace(closed=0, fileno=lambda: -1, info=SimpleNamespace(transaction_status=0, ssl_in_use=False))
+    assert is_lost(conn)
+    assert not is_quiet(conn)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
-from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, eventually, free_port, lease
+from pgbouncer import pgbouncer
+from support import VERSION, Database, Network, eventually, lease
 
 import qg
 
@@ -87,40 +83,8 @@ def mode() -> str:
 @pytest.fixture
 def pooled(dsn: str, tmp_path: Path, mode: str) -> Iterator[str]:
     """A DSN through PgBouncer in its *mode*, with two sessions for transactions or statements."""
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
-    if program is None:
-        pytest.skip("there is no pgbouncer; apt-get install pgbouncer")
-    with closing(psycopg2.connect(dsn)) as conn:
-        info, port = conn.info, free_port()
-        target: dict[str, Any] = {"host": info.host, "port": info.port, "user": info.user, "password": info.password}
-        dbname = info.dbname
-    as_text = " ".join(f"{name}={value}" for name, value in target.items() if value)
-    (tmp_path / "pgbouncer.ini").write_text(
-        f"[databases]\n* = {as_text}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = any\npool_mode = {mode}\nserver_reset_query =\nserver_round_robin = 1\n"
-        f"default_pool_size = {20 if mode == 'session' else 2}\n"
-    )
-    # PgBouncer refuses to be root. The embedded server's user can read what is in the folder of its socket.
-    socket_folder = Path(target["host"] or tmp_path)
-    user = ["-u", socket_folder.owner()] if os.geteuid() == 0 and socket_folder.is_dir() else []
-    with (tmp_path / "log").open("wb") as log, (tmp_path / "pgbouncer.ini").open("rb") as settings:
-        process = subprocess.Popen(
-            [program, "-q", *user, "/dev/stdin"], stdin=settings, stdout=log, stderr=subprocess.STDOUT
-        )
-    through = make_dsn(host="127.0.0.1", port=port, user="anybody", dbname=dbname, sslmode="disable")
-
-    def answers() -> bool:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        with suppress(psycopg2.OperationalError), closing(psycopg2.connect(through)):
-            return True
-        return False
-
-    try:
-        eventually(answers, "an answer of pgbouncer")
+    with pgbouncer(dsn, mode, tmp_path, sessions=20 if mode == "session" else 2) as through:
         yield through
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_clients_that_lock_nothing_work_behind_pgbouncer_in_transaction_mode(pooled: str) -> None:

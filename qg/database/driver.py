@@ -72,13 +72,13 @@ def is_quiet(conn: connection) -> bool:
 
     Costs no round trip: a server that went away, or ended the session, leaves the socket readable.
     """
-    if conn.closed:
+    if conn.closed or (file := conn.fileno()) < 0:  # libpq has lost it, and psycopg2 hasn't noticed yet
         return False
     if hasattr(select, "poll"):
         poll = select.poll()
-        poll.register(conn.fileno(), select.POLLIN)
+        poll.register(file, select.POLLIN)
         return not poll.poll(0)
-    return not select.select([conn], [], [], 0)[0]
+    return not select.select([file], [], [], 0)[0]
 
 
 def is_lost(conn: connection) -> bool:
@@ -98,15 +98,17 @@ def is_lost(conn: connection) -> bool:
 
 def _shows_end(conn: connection) -> bool:
     try:
+        if (file := conn.fileno()) < 0:
+            return True
         if hasattr(select, "POLLRDHUP"):
             poll = select.poll()
-            poll.register(conn.fileno(), select.POLLRDHUP)
+            poll.register(file, select.POLLRDHUP)
             return bool(poll.poll(0))  # the other side has closed, whatever is still to be read before that
         if is_quiet(conn):
             return False
         if conn.info.ssl_in_use:
             return True  # what has arrived is encrypted
-        with socket.socket(fileno=os.dup(conn.fileno())) as copy:
+        with socket.socket(fileno=os.dup(file)) as copy:
             # The end of the stream, or the error that comes before it. A notification is something else.
             return copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", b"E")
     except BlockingIOError:

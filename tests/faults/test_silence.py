@@ -116,7 +116,6 @@ def test_jobs_behind_dropped_packets_are_free_within_a_minute_and_their_worker_c
     assert figures.seconds < WITHIN_SECONDS
 
 
-@pytest.mark.xfail(reason="qg's own messages have no deadline yet", strict=True)
 def test_a_worker_gives_up_a_connection_that_is_frozen_for_good(
     begin: Callable[..., Experiment], make_database_on: Callable[[str], str], server: Server
 ) -> None:
