@@ -50,6 +50,7 @@ ORDER: dict[str, list[str]] = {
         "foreign",
         "known_table",
         "prepared",
+        "lending",
         "session",
         "pooler",
         "rights",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +21,7 @@ from psycopg2.sql import SQL, Identifier
 from qg.database.deadline import Deadline
 from qg.database.driver import close, commit, is_quiet, notice_end, plain_cursor, rollback
 from qg.database.encoding import UNREADABLE, fetch_unreadable, speak_utf8
+from qg.database.lending import Lending
 from qg.database.mode import Mode
 from qg.database.prepared import begin_holding, prepared_on
 from qg.database.sources import Lease
@@ -35,12 +35,7 @@ from qg.tables.locking import (
 )
 from qg.tables.settings import (
     BACKEND_PID,
-    BECOME_ITSELF,
-    BECOME_ITSELF_LOCALLY,
-    ROLE,
     SET_IDLE_TIMEOUT,
-    USER,
-    as_itself,
 )
 
 __all__ = ["Session"]
@@ -61,7 +56,7 @@ class Session:
     meet another server process.
 
     A handler that gets the connection (:meth:`lend`) may set on it what it likes, its role for instance. From
-    then on whatever is run here is run as the session's own user, in the same message, until take_back().
+    then on whatever is run here is run as the session's own user, in the same message; see Lending.
 
     A session isn't safe between threads by itself. The job that is locked on it sees to that.
 
@@ -78,9 +73,6 @@ class Session:
         self._prepared = prepared_on(lease.conn)
         # The table whose statements prepare() has seen to.
         self._table: Table | None = None
-        self._lent = False
-        # Whether the session was seen to be itself although it is lent.
-        self._is_itself = False
         # The idle_session_timeout that a pool's connection is to get back; None where it has none.
         self._idle_timeout: str | None = None
         # The version whose table of lockers this session is to be in, and what removes it from there.
@@ -97,7 +89,7 @@ class Session:
         except BaseException:
             self.close_now()
             raise
-        self._references = sys.getrefcount(lease.conn)
+        self._lending = Lending(lease)
 
     def __del__(self) -> None:
         # A job that nobody called done() on. Its connection may belong to a pool that would give it
@@ -167,7 +159,7 @@ class Session:
     @property
     def is_held_by_handler(self) -> bool:
         """Whether somebody has still got the connection that was lent, or a cursor of it, in a thread for instance."""
-        return self._lent and sys.getrefcount(self._lease.conn) > self._references
+        return self._lending.is_kept
 
     def prepare(self, table: Table) -> None:
         """Prepare the statements of *table*, unless this connection has them: the session is to lock jobs.
@@ -199,16 +191,12 @@ class Session:
 
     def lend(self) -> connection:
         """Return the connection for a handler."""
-        self._lent, self._is_itself = True, False
+        self._lending.lend()
         return self.conn
 
     def note_handler_returned(self) -> None:
-        """Note that from now on nobody changes what the session is; what it is now, the next message in it tells."""
-        self._is_itself = False
-
-    def take_back(self) -> None:
-        """Note that the handler is done with the connection, and that a statement has been run since."""
-        self._lent = False
+        """Note that the handler does nothing any more on the connection that it was lent."""
+        self._lending.note_handler_returned()
 
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows.
@@ -219,7 +207,7 @@ class Session:
         sql = self._sql(statement)
         with self._answer_by, self._autocommit():
             try:
-                return self._fetch(*self._as_itself(sql, params))
+                return self._fetch(*self._lending.alone(sql, params))
             except UNREADABLE as error:
                 if self.in_transaction:
                     raise
@@ -268,8 +256,8 @@ class Session:
         everything = params if deleted is None else (*deleted, *params)
         with self._answer_by, self._autocommit():
             try:
-                rows = self._fetch(*self._as_itself(self._sql_after_deletion(deleted, statement), everything))
-                self.take_back()
+                rows = self._fetch(*self._lending.alone(self._sql_after_deletion(deleted, statement), everything))
+                self._lending.take_back()
                 return rows
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
                 # Thrown away, as in run(). Where that happened after the COMMIT, half of it is done.
@@ -298,10 +286,7 @@ class Session:
         """
         with self._answer_by:
             notice_end(self.conn)
-            identity = self._prepared.identity
-            if not self._lent or identity is None:
-                return self._fetch(statement.plain_sql, params)
-            return self._fetch(BECOME_ITSELF_LOCALLY + statement.plain_sql, (identity.user, identity.role, *params))
+            return self._fetch(*self._lending.in_own_transaction(statement.plain_sql, params))
 
     def run_beside_handler(self, statement: Statement, params: Sequence[Any] = ()) -> str | None:
         """Run *statement* in the transaction that a handler has open, and return its answer(), None without one.
@@ -311,17 +296,7 @@ class Session:
         """
         with self._answer_by:
             notice_end(self.conn)
-            identity = self._prepared.identity
-            if identity is None:
-                rows = self._fetch(statement.plain_sql, params)
-                return rows[0][0] if rows else None
-            # The server tells of another user by itself; of another role it doesn't.
-            user = self.conn.info.parameter_status(USER) or identity.user
-            own = {ROLE: identity.role} if user == identity.user else {USER: identity.user, ROLE: identity.role}
-            sql = as_itself(statement.plain_sql, list(own))
-            *found, answer = self._fetch(sql, (*own.values(), *params))[0]
-            self._is_itself = (user, *found) == identity if len(own) == 1 else False
-            return None if answer is None else str(answer)
+            return self._lending.read_beside(self._fetch(*self._lending.beside(statement.plain_sql, params))[0])
 
     def commit(self) -> None:
         """Commit the open transaction, however it was begun; an aborted one raises."""
@@ -458,12 +433,6 @@ class Session:
         if self._table is None or (self._prepared.not_ours and statement in self._prepared.not_ours):
             return statement.full_sql
         return statement.call_sql
-
-    def _as_itself(self, sql: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-        """Return what runs *sql* as the session's own user after a handler had the connection."""
-        if not self._lent or self._is_itself or self._prepared.identity is None:
-            return sql, params
-        return BECOME_ITSELF + sql, (*self._prepared.identity, *params)
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:

@@ -103,12 +103,12 @@ def as_itself(sql: str, names: Sequence[str]) -> str:
 
     Returns:
         A message whose first parameters are the session's own values of *names*. Its row has what the handler
-        has set each of IDENTITY to, and what *sql* left as an answer, null if nothing.
+        has set each of IDENTITY to, USER only if that was named, and what *sql* left as an answer, null if nothing.
     """
     kept = [f"pg_catalog.set_config('qg.{name}', pg_catalog.current_setting('{name}'), true)" for name in names]
     own = [f"pg_catalog.set_config('{name}', %s::text, true)" for name in names]
     back = [f"pg_catalog.set_config('{name}', pg_catalog.current_setting('qg.{name}'), true)" for name in names]
-    rest = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY if name not in names]
+    rest = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY if name not in (USER, *names)]
     return f"""
 SELECT {", ".join(kept + own)};
 {sql};
