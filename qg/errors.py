@@ -12,6 +12,7 @@
     ├── ErrAgain                        too many lost races for a job
     ├── ErrNotLocked                    a method that needs the job's lock, without it
     ├── ErrJobGone                      a job that somebody else has settled, or that was removed
+    ├── ErrNotCommitted                 a job that was settled in a transaction which isn't committed
     ├── ErrLockLost                     a job whose session ended while its handler ran
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
@@ -33,6 +34,7 @@ __all__ = [
     "ErrLockLost",
     "ErrMissingExtra",
     "ErrMissingType",
+    "ErrNotCommitted",
     "ErrNotLocked",
     "ErrPoolState",
     "ErrPooler",
@@ -88,6 +90,14 @@ class ErrJobGone(QgError):
 
     Somebody else has settled the job, or a person has removed it. The transaction must not commit, for
     what it wrote belongs to a job that is done, or that nobody wants: let the error pass, or roll back.
+    """
+
+
+class ErrNotCommitted(QgError):
+    """A job was settled by delete_in_tx() or finish_in_tx(), and that transaction isn't committed.
+
+    It was rolled back, or it is still open when the handler returns, or when something else is to be written
+    to the job.
     """
 
 

@@ -133,6 +133,7 @@ class Job:
         Raises:
             ErrNotLocked: if the job isn't locked.
             ErrJobGone: if a transaction is open, and the row isn't there any more.
+            ErrNotCommitted: if delete_in_tx() was called, and that transaction is still open.
             psycopg2.Error: if the statement fails; the job is still there.
         """
         with self._held("delete") as attempt:
@@ -150,6 +151,7 @@ class Job:
         Raises:
             ErrInvalidOption: if *message* is no string.
             ErrNotLocked: if the job isn't locked.
+            ErrNotCommitted: if delete_in_tx() was called, and that transaction is still open after a second.
             psycopg2.Error: if the record can't be written.
         """
         if not isinstance(message, str):
@@ -164,10 +166,48 @@ class Job:
 
         Raises:
             ErrTable: if the table is of version 3, which keeps no finished jobs; nothing was done.
-            ErrNotLocked, ErrJobGone, psycopg2.Error: as delete().
+            ErrNotLocked, ErrJobGone, ErrNotCommitted, psycopg2.Error: as delete().
         """
         with self._held("finish") as attempt:
             attempt.finish()
+
+    def delete_in_tx(self, tx: object) -> None:
+        """Delete the job in the caller's transaction: its work is done if that commits, and only then.
+
+        What a handler writes with an ORM and the job's deletion are one commit so, and happen exactly once. One
+        statement on *tx*, with the rights of its role; *tx* is neither committed nor rolled back. Commit it before
+        the handler returns, and by hand before done(), which only unlocks then. A worker looks at the end whether
+        it is committed; if it isn't, the job has failed.
+
+        It waits 10 s at most for somebody else who has the row locked, unless a lock_timeout is set in *tx*. It
+        doesn't call delete(), which a subclass may override. Called again in the same transaction, or after the
+        job was deleted for good, it does nothing more.
+
+        Args:
+            tx: as :meth:`qg.Client.enqueue_in_tx` takes it: a psycopg2 or psycopg 3 connection or cursor, a Django
+                connection, a SQLAlchemy Connection or Session. In autocommit mode the deletion is committed at once.
+
+        Raises:
+            ErrNotLocked: if the job isn't locked.
+            ErrJobGone: if the row isn't there any more: roll *tx* back, or let the error leave its block.
+            ErrNotCommitted: if the job was settled in another transaction, which is still open.
+            ErrUnusable: if *tx* is nothing of that kind.
+            Exception: what the driver of *tx* raises passes through; the job is still there.
+        """
+        with self._held("delete_in_tx") as attempt:
+            attempt.delete_in_tx(tx)
+
+    def finish_in_tx(self, tx: object) -> None:
+        """Keep the job as finished, in the caller's transaction. From version 4 of the table on.
+
+        In all else as delete_in_tx().
+
+        Raises:
+            ErrTable: if the table is of version 3, which keeps no finished jobs; nothing was done.
+            ErrNotLocked, ErrJobGone, ErrNotCommitted, ErrUnusable, Exception: as delete_in_tx().
+        """
+        with self._held("finish_in_tx") as attempt:
+            attempt.finish_in_tx(tx)
 
     def expire(self) -> None:
         """Give the job up: one more error, and no retry. It stays in the table.
@@ -178,6 +218,7 @@ class Job:
 
         Raises:
             ErrNotLocked: if the job isn't locked.
+            ErrNotCommitted: as error().
             psycopg2.Error: if that can't be written.
         """
         with self._held("expire") as attempt:

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from psycopg2.extensions import connection
 
-from qg.database.known_table import MIGRATED
-from qg.errors import ErrJobGone, ErrNotLocked
+from qg.errors import ErrJobGone, ErrNotCommitted, ErrNotLocked
 from qg.failures import describe
 from qg.forks import process_number
 from qg.locking.locked_row import LockedRow
@@ -29,6 +28,9 @@ class State(Enum):
     after them the attempt is FAILED, EXPIRED or RESCHEDULED. It is GONE where the row wasn't there any more
     when it was to be settled in a transaction: somebody else has settled the job, so that is rolled back.
 
+    delete_in_tx() and finish_in_tx() make it ELSEWHERE: the row is settled in a transaction that others begin and end,
+    which they must have committed when the handler returns. complete() looks whether they have.
+
     A RETURNED attempt has a handler that returned and said nothing. Its worker deletes the row together
     with others, and until then nobody who still has the job can do anything to it. take_back() makes it
     RUNNING again, where that deletion failed.
@@ -44,6 +46,7 @@ class State(Enum):
     EXPIRED = "given up"
     RESCHEDULED = "rescheduled"
     GONE = "settled by somebody else, or removed"
+    ELSEWHERE = "settled in a transaction of the handler's own"
 
 
 _SETTLED = (State.DELETED, State.FINISHED)
@@ -135,6 +138,16 @@ class Attempt:
         self._locked.finish()
         self.state = State.FINISHED
 
+    def delete_in_tx(self, tx: object) -> None:
+        """Delete the row in the caller's transaction *tx*."""
+        if self._locked.delete_in(tx):
+            self.state = State.ELSEWHERE
+
+    def finish_in_tx(self, tx: object) -> None:
+        """Keep the row as finished, in the caller's transaction *tx*."""
+        if self._locked.finish_in(tx):
+            self.state = State.ELSEWHERE
+
     def set_error(self, message: str) -> None:
         """Roll back what is open, count one failure, and commit."""
         self._locked.set_error(message)
@@ -172,11 +185,15 @@ class Attempt:
         Under the lock, so that a commit which fails can still be recorded before anybody else gets the job.
 
         Raises:
-            ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
+            ErrNotLocked, ErrJobGone, ErrNotCommitted, psycopg2.Error: if it was no success after all.
         """
         with self.mutex:
             self._locked.note_handler_returned()
-            if not self.held:
+            if self.state is State.ELSEWHERE:
+                self._locked.require_settled_in_tx(held=self.held)
+                if self.held:
+                    self._locked.commit()
+            elif not self.held:
                 if self._was_released_unsettled():
                     raise ErrNotLocked(
                         f"the handler of {job!r} called done(), but neither deleted it nor recorded an error"
@@ -195,6 +212,16 @@ class Attempt:
             return None
         self.state = State.RETURNED
         return self.detach()
+
+    def hand_in_settled(self) -> LockedRow | None:
+        """Part with the row if nothing is left to do but its release, since the handler's own transaction settled it.
+
+        One statement on the job's session, which isn't used for the job by that. None otherwise; the rest is for
+        complete() then.
+        """
+        if self.state is not State.ELSEWHERE or not self.held or self._locked.in_transaction:
+            return None
+        return self.detach() if self._locked.is_settled_in_tx() else None
 
     def take_back(self, *, held: bool) -> None:
         """Run again after hand_in(); *held* says whether the lock is this attempt's again."""
@@ -235,6 +262,9 @@ class Attempt:
                 try:
                     self._carry_out(error, set_error)
                     return True
+                except ErrNotCommitted as trouble:  # another session wouldn't get the row either
+                    self._locked.log_unrecorded(trouble)
+                    return False
                 except Exception as trouble:  # of any kind; the new session below is the answer
                     self._locked.give_up_session(trouble)
             try:
@@ -259,7 +289,7 @@ class Attempt:
         if isinstance(error, ErrJobGone) and self._locked.turns_out_gone():
             self._end(State.GONE)
             return
-        if isinstance(error, MIGRATED) and self._locked.was_migrated():
+        if self._locked.may_have_failed_stale(error) and self._locked.was_migrated():
             error = Reschedule(after=0)
         if self.observer is not None:
             self._locked.along = self.observer.record(error, self._locked.session.conn)
@@ -305,6 +335,14 @@ class InjectedAttempt:
         self.state = State.DELETED
 
     def finish(self) -> None:
+        """Note that the handler finished its job."""
+        self.state = State.FINISHED
+
+    def delete_in_tx(self, tx: object) -> None:
+        """Note that the handler deleted its job."""
+        self.state = State.DELETED
+
+    def finish_in_tx(self, tx: object) -> None:
         """Note that the handler finished its job."""
         self.state = State.FINISHED
 

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from enum import Enum
+from typing import Any, TypeAlias
 
 import psycopg2
 from psycopg2.extensions import connection
 
-from qg.database.known_table import STALE
+from qg.database.known_table import MIGRATED, STALE
 from qg.database.session import Session
-from qg.errors import ErrJobGone, ErrTable
+from qg.errors import ErrJobGone, ErrNotCommitted, ErrTable
 from qg.failures import one_line, seconds_until_retry, storable
 from qg.locking.context import LockContext
 from qg.locking.row_lock import RowLock
 from qg.tables import Row, Statement, Table, iso_text
+from qg.tables.settings import LIMIT_WAITING
 from qg.verdicts import Reschedule
 
 __all__ = ["LockedRow"]
 
 _MAX_ERROR_COUNT = 2**31 - 1
+
+# Returns the answer of the statement with this name, somewhere.
+_Ask: TypeAlias = Callable[[str, tuple[Any, ...]], Any]
+
+
+class _Settlement(Enum):
+    """What became of a row that this attempt has settled in some transaction."""
+
+    HERE = "here"  # it is settled in that transaction, which is open where we ask
+    OPEN = "open"  # that is open elsewhere
+    COMMITTED = "committed"
+    UNDONE = "undone"  # it was rolled back, and the job is still to be done
+    GONE = "gone"  # it was rolled back, and somebody else has settled the job since
 
 
 class LockedRow:
@@ -48,8 +63,14 @@ class LockedRow:
     along: tuple[Statement, Sequence[Any]] | None = None
     # Whether delete() or finish() met no row that was still to be settled.
     is_gone = False
-    # The transaction in which one of them settled the row, the last time one did; whether that was outside of any.
+    # Whether it was to be settled in a transaction of the caller's, which may have it locked for as long as it likes;
+    # and whether that failed.
+    used_in_tx = False
+    _failed_in_tx = False
+    # The transaction on our session in which the row was settled, the last time it was, and the last one of the
+    # caller's; whether it was settled outside of any.
     _settled_in: int | None = None
+    _settled_in_tx: int | None = None
     _settled_for_good = False
     _expired = False
 
@@ -111,23 +132,86 @@ class LockedRow:
         """
         self._settle("finish_job", "finish_job_by_id", "kept as finished")
 
-    def _settle(self, by_key: str, by_id: str, done: str) -> None:
-        # The row is the fence. The lock keeps others from wasting work, but it can be lost without anybody
-        # noticing in time. So what a transaction wrote is committed only together with exactly one settled row.
+    def _settle(self, by_key: str, by_id: str, done: str, *, waits: bool = False) -> None:
         in_transaction = self.session.in_transaction
-        count, transaction = self._ask(by_key, self.row.key)
-        if count == 0:
-            again = self._is_settled_by_us()
-            count, transaction = self._ask(by_id, (self.row.id, again))
-            if count == 0 and not again:
-                self._note_gone(in_transaction)
-                return
-            if not again:
-                self._log_edited(done)
-        if in_transaction:
-            self._settled_in = transaction
+        changed = self._change(self._ask, by_key, by_id, done, waits=waits)
+        if changed is None:
+            self._note_gone(in_transaction)
+        elif in_transaction:
+            _, self._settled_in = changed
         else:
             self._settled_for_good = True
+
+    def delete_in(self, tx: object) -> bool:
+        """Delete the row in the caller's transaction *tx*; return False if this attempt has settled it before.
+
+        Raises:
+            ErrJobGone: if there is no row that is still to be settled.
+            ErrNotCommitted: if this attempt has settled it in another transaction, and that is still open.
+            ErrUnusable: if *tx* is no transaction.
+            Exception: what the driver of *tx* raises passes through.
+        """
+        return self._settle_in(tx, "destroy_job_in_tx", "destroy_job_by_id_in_tx", "deleted")
+
+    def finish_in(self, tx: object) -> bool:
+        """Keep the row as finished, in the caller's transaction *tx*. In all else as delete_in().
+
+        Raises:
+            ErrTable: if the table keeps no finished jobs.
+            ErrJobGone, ErrNotCommitted, ErrUnusable, Exception: as delete_in().
+        """
+        return self._settle_in(tx, "finish_job_in_tx", "finish_job_by_id_in_tx", "kept as finished")
+
+    def _settle_in(self, tx: object, by_key: str, by_id: str, done: str) -> bool:
+        database = self._context.database
+
+        def ask(name: str, params: tuple[Any, ...]) -> Any:
+            table = self._context.table
+            try:
+                return json.loads(database.rows_in(tx, table, _statement(table, name), params)[0][0])
+            except Exception:  # of whatever driver
+                self._failed_in_tx = True
+                raise
+
+        self.used_in_tx = True
+        changed = self._change(ask, by_key, by_id, done)
+        if changed is None:
+            self._note_gone(in_transaction=True)
+        elif changed[0]:
+            _, self._settled_in_tx = changed
+            if self._is_settled_here():
+                self._settled_in = self._settled_in_tx
+            return True
+        return False
+
+    def _is_settled_here(self) -> bool:
+        """Whether the transaction of the caller's in which the row was settled is the one that is open on our session.
+
+        Asks only if one is open there, and an aborted one can't be.
+        """
+        session = self._own_session or self._lock.unused_session
+        return session.in_transaction and session.usable and self._settlement_on(session) is _Settlement.HERE
+
+    def _change(self, ask: _Ask, by_key: str, by_id: str, done: str, *, waits: bool = False) -> tuple[int, int] | None:
+        """Settle the row where *ask* runs statements; return how many rows that changed, and in which transaction.
+
+        None if there is none that is still to be settled, although this attempt hasn't settled it.
+
+        Raises:
+            ErrNotCommitted: if this attempt has settled it in a transaction that is open elsewhere: to change it now
+                would wait for that. Not if it *waits*.
+        """
+        # The row is the fence. The lock keeps others from wasting work, but it can be lost without anybody
+        # noticing in time. So what a transaction wrote is committed only together with exactly one settled row.
+        again = self._is_settled_by_us(ask, waits=waits)
+        count, transaction = ask(by_key, self.row.key)
+        if count == 0:
+            count, transaction = ask(by_id, (self.row.id, again))
+            if count == 0 and not again:
+                return None
+            if not again:
+                self._log_edited(done)
+        return count, transaction
 
     def _note_gone(self, in_transaction: bool) -> None:
         if not self.is_gone:
@@ -149,7 +233,7 @@ class LockedRow:
             psycopg2.Error: if the open transaction was aborted or lost.
         """
         if self.session.in_transaction:
-            return self._is_settled_by_us()
+            return self._is_settled_by_us(self._ask)
         return self._settled_for_good or not self._run("job_exists", (self.row.id,))
 
     def is_settled_in_transaction(self) -> bool:
@@ -158,15 +242,79 @@ class LockedRow:
         Raises:
             psycopg2.Error: if that transaction was aborted or lost.
         """
-        return self._settled_in is not None and not self.session.idle and self._settlement()[0]
+        if self._settled_in is None or self.session.idle:
+            return False
+        return _Settlement(self._ask("settlement", (self.row.id, self._settled_in))) is _Settlement.HERE
 
-    def _is_settled_by_us(self) -> bool:
-        return self._settled_for_good or (self._settled_in is not None and any(self._settlement()))
+    def is_settled_in_tx(self) -> bool:
+        """Whether the transaction of the caller's in which the row was settled is committed, as far as is known.
 
-    def _settlement(self) -> tuple[bool, bool]:
-        """Return whether the row is settled in the open transaction, and whether one that settled it was committed."""
-        open_here, committed = self._ask("settlement", (self.row.id, self._settled_in))
-        return bool(open_here), bool(committed)
+        One statement on the session, which must be idle. It isn't used for the job by that: see RowLock.unused_session.
+        """
+        session = self._own_session or self._lock.unused_session
+        try:
+            self._settled_for_good = self._settlement_on(session) is _Settlement.COMMITTED
+        except psycopg2.Error:  # for require_settled_in_tx() to look into
+            return False
+        return self._settled_for_good
+
+    def require_settled_in_tx(self, *, held: bool) -> None:
+        """See that the transaction of the caller's in which the row was settled is committed, or open on our session.
+
+        One statement on the session, or on another one if that is lost, or isn't ours any more since the lock isn't
+        *held*. Waits for nobody.
+
+        Raises:
+            ErrNotCommitted: if it was rolled back, or is open elsewhere.
+            ErrJobGone: if it was rolled back, and somebody else has settled the row since.
+            psycopg2.Error: if it can't be found out.
+        """
+        settlement = self._settlement_here() if held else None
+        if settlement is None:
+            with self._lock.reached() as session:
+                settlement = self._settlement_on(session)
+        if settlement is _Settlement.COMMITTED:
+            self._settled_for_good = True
+        elif settlement is _Settlement.GONE:
+            self._note_gone(in_transaction=True)
+        elif settlement is not _Settlement.HERE:
+            how = "it is still open" if settlement is _Settlement.OPEN else "it was rolled back"
+            raise ErrNotCommitted(
+                f"delete_in_tx or finish_in_tx was called for job {self.row.id}, but its transaction hasn't "
+                f"committed: {how}; commit it before the handler returns"
+            )
+
+    def _settlement_here(self) -> _Settlement | None:
+        """Return what _settlement_on() does on our session; None if that is lost. It is closed then."""
+        session = self.session
+        try:
+            return self._settlement_on(session)
+        except psycopg2.Error:
+            if session.usable or session.in_transaction:
+                raise
+        session.close_now()  # a pool may have no other one to give
+        return None
+
+    def _settlement_on(self, session: Session) -> _Settlement:
+        """Return what became of the row that was settled in a transaction of the caller's."""
+        return _Settlement(self._ask_on(session, "settlement", (self.row.id, self._settled_in_tx)))
+
+    def _is_settled_by_us(self, ask: _Ask, *, waits: bool = True) -> bool:
+        """Whether this attempt has settled the row, as seen from where *ask* runs statements.
+
+        Raises:
+            ErrNotCommitted: as _change().
+        """
+        if self._settled_for_good:
+            return True
+        numbers = {each for each in (self._settled_in, self._settled_in_tx) if each is not None}
+        found = [_Settlement(ask("settlement", (self.row.id, each))) for each in numbers]
+        if _Settlement.OPEN in found and not waits:
+            raise ErrNotCommitted(
+                f"job {self.row.id} was settled in a transaction that is still open; commit that, or roll it back, "
+                "before you settle the job elsewhere"
+            )
+        return _Settlement.HERE in found or _Settlement.COMMITTED in found
 
     def commit(self) -> None:
         """Commit the open transaction, if there is one; an aborted one raises."""
@@ -211,7 +359,7 @@ class LockedRow:
     def discard(self) -> None:
         """Roll back what is open; delete the row, and commit."""
         try:
-            self._write_anew(self.delete)
+            self._write_anew(lambda: self._settle("destroy_job", "destroy_job_by_id", "deleted", waits=True))
         except ErrJobGone:
             self._roll_back()
         self._settled_for_good = True
@@ -245,12 +393,8 @@ class LockedRow:
 
     def still_there(self) -> bool:
         """Whether the job is in the table, for one whose lock was given up."""
-        session, lent = self._lock.reach()
-        try:
+        with self._lock.reached() as session:
             return bool(self._run_on(session, "job_exists", (self.row.id,)))
-        finally:
-            if not lent:
-                session.give_back()
 
     def lock_anew(self) -> LockedRow | None:
         """Lock the row anew after its lock was lost or given up; None if it isn't as it was."""
@@ -260,6 +404,7 @@ class LockedRow:
             if table is not self._table:
                 row = row._replace(queue=table.migrated_queue(row.queue))
             anew = LockedRow(row, lock, self._context, anew_since=self._table)
+            anew.used_in_tx = self.used_in_tx
             try:
                 if anew._run("check_job", row.key):
                     return anew
@@ -278,6 +423,11 @@ class LockedRow:
         self._roll_back()
         self.is_gone = self.is_gone and not self._run("job_exists", (self.row.id,))
         return self.is_gone
+
+    def may_have_failed_stale(self, error: BaseException) -> bool:
+        """Whether *error* may mean that a statement was for another version of the table."""
+        # A driver of the caller's has error classes of its own.
+        return self._failed_in_tx or isinstance(error, MIGRATED)
 
     def was_migrated(self) -> bool:
         """Roll back what is open; return whether the table was migrated since the row was locked."""
@@ -314,16 +464,30 @@ class LockedRow:
         self._write_anew(write)
 
     def _write_anew(self, write: Callable[[], None]) -> None:
-        """Roll back what is open; commit together what *write* writes and what is written along."""
+        """Roll back what is open; commit together what *write* writes and what is written along.
+
+        Raises:
+            ErrNotCommitted: if the row was to be settled in a transaction of the caller's, and is locked for a second.
+        """
 
         def begin_and_write(table: Table) -> None:
             self._roll_back()
             self._write_along()
+            if self.used_in_tx:
+                self.session.run_in_transaction(LIMIT_WAITING)
             try:
                 write()
             except STALE:
                 self._roll_back()
                 raise
+            except psycopg2.errors.LockNotAvailable as error:
+                if not self.used_in_tx:
+                    raise
+                self._roll_back()
+                raise ErrNotCommitted(
+                    f"nothing can be written to job {self.row.id}, since somebody has locked its row: a transaction, "
+                    "most likely, in which delete_in_tx or finish_in_tx settled it; commit that, or roll it back"
+                ) from error
             self.commit()
 
         self._context.database.on_table(self.session, begin_and_write)
@@ -344,7 +508,9 @@ class LockedRow:
 
     def _ask(self, name: str, params: tuple[Any, ...]) -> Any:
         """Return the answer of the statement *name*: in the handler's open transaction, otherwise committed at once."""
-        session = self.session
+        return self._ask_on(self.session, name, params)
+
+    def _ask_on(self, session: Session, name: str, params: tuple[Any, ...]) -> Any:
         if not session.in_transaction:
             return json.loads(self._run_on(session, name, params)[0][0])
         ask = session.run_beside_handler
@@ -381,8 +547,9 @@ class LockedRow:
 
     def _log_gone(self, purpose: str) -> None:
         self._context.logger.warning(
-            "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s",
+            "job_gone id=%d: %s while it ran; there was nothing left to %s",
             self.row.id,
+            "somebody removed it" if self._settled_in_tx is None else "a transaction of its handler's settled it",
             purpose,
         )
 

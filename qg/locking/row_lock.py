@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from qg.database.driver import is_lost
 from qg.database.session import Session
@@ -56,6 +57,14 @@ class RowLock:
             self._before_use(self)
         return self._session
 
+    @property
+    def unused_session(self) -> Session:
+        """The session, for a look at it, or one that it takes while it is idle. before_use isn't called.
+
+        Whoever runs something on it keeps out whoever else may.
+        """
+        return self._session
+
     def note_handler_returned(self) -> None:
         """Tell the session so. That is no use of it."""
         self._session.note_handler_returned()
@@ -90,18 +99,25 @@ class RowLock:
                 raise  # Ctrl-C, after which the lock is gone all the same
             self._context.logger.warning("unlock_failed id=%d: %s; its session was closed", self._id, one_line(trouble))
 
-    def reach(self) -> tuple[Session, bool]:
-        """Return a session for what is still to be said of the row after the lock was lost, and whether it is lent.
+    @contextmanager
+    def reached(self) -> Iterator[Session]:
+        """Within the block there is a session for what is still to be asked about the row after the lock was lost."""
+        session, lent = self._reach()
+        try:
+            yield session
+        finally:
+            if not lent:
+                session.give_back()
 
-        The worker's session where that is sound, otherwise a new one.
-        """
+    def _reach(self) -> tuple[Session, bool]:
+        """Return the worker's session where that is sound, otherwise a new one, and whether it is the worker's."""
         if self._lent and self.session.idle:
             return self._session, True
         return self._context.database.lease(even_if_closed=True), False
 
     def anew(self) -> RowLock | None:
         """Lock the row anew after its lock was lost or given up; return None if somebody else has it."""
-        session, lent = self.reach()
+        session, lent = self._reach()
         try:
             # The server may take a moment to notice that the session which had the lock is gone.
             for pause in (0, *_RETRY_PAUSES_SECONDS):

@@ -12,6 +12,7 @@ __all__ = [
     "BECOME_ITSELF",
     "BECOME_ITSELF_LOCALLY",
     "BEGIN_HOLDING",
+    "LIMIT_WAITING",
     "ROLE",
     "SET_IDLE_TIMEOUT",
     "USER",
@@ -77,6 +78,9 @@ FROM (
 
 # (ms) -> one row.
 SET_IDLE_TIMEOUT = Statement("SELECT pg_catalog.set_config('idle_session_timeout', $1::text, false)")
+
+# () -> one row; until the transaction ends, no statement waits longer for a lock.
+LIMIT_WAITING = Statement("SELECT pg_catalog.set_config('lock_timeout', '1s', true)")
 
 # () -> the server process that runs this.
 BACKEND_PID = Statement("SELECT pg_catalog.pg_backend_pid()")

@@ -17,7 +17,7 @@ from typing import Any
 
 from qg.tables.table import Statement, answer, identifier, literal, script
 
-__all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "statements"]
+__all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "settling_by_id_in_tx", "settling_in_tx", "statements"]
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,10 @@ FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}
         ),
         "destroy_job": settling(f"DELETE FROM {layout.que_jobs}", layout, name=f"que_destroy_job{suffix}"),
         "destroy_job_by_id": settling_by_id(f"DELETE FROM {layout.que_jobs}", layout),
+        "destroy_job_in_tx": settling_in_tx(f"DELETE FROM {layout.que_jobs}", layout),
+        "destroy_job_by_id_in_tx": settling_by_id_in_tx(f"DELETE FROM {layout.que_jobs}", layout),
         "job_exists": Statement(f"SELECT true FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}"),
-        # A handler can roll back to before it settled the job, or commit that and begin another transaction.
-        "settlement": Statement(
-            f"""
-SELECT {answer("pg_catalog.json_build_array(open_here, committed)::text")}
-FROM (
-    SELECT pg_catalog.txid_current() = number
-           AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}) AS open_here,
-           pg_catalog.txid_status(number) = 'committed' AS committed
-    FROM (SELECT $2::bigint AS number) AS given
-) AS settlement
-"""
-        ),
+        "settlement": _settlement(layout),
         "set_error": Statement(
             name=f"que_set_error{suffix}",
             text=f"{_set_error(layout)} WHERE {layout.unsettled} AND {has_key(4)} RETURNING {row}",
@@ -206,23 +197,86 @@ def _wanted(layout: Layout, of_types: bool) -> tuple[str, str, str]:
 
 def settling(change: str, layout: Layout, *, name: str | None = None) -> Statement:
     """Return the statement that makes *change* to the row with a key, unless that is settled already."""
-    return _counted(f"{change} WHERE {layout.unsettled} AND {layout.has_key(1)}", layout, name)
+    return Statement(_counted(f"{change} WHERE {_has_unsettled_key(layout)}", layout), name)
 
 
 def settling_by_id(change: str, layout: Layout) -> Statement:
     """Return the same, given an id, and whether to make the change to a row that is settled, too."""
-    return _counted(f"{change} WHERE {layout.has_id(1)} AND ({layout.unsettled} OR $2::boolean)", layout)
+    return Statement(_counted(f"{change} WHERE {_has_id_to_settle(layout)}", layout))
 
 
-def _counted(change: str, layout: Layout, name: str | None = None) -> Statement:
-    """Return the statement that makes *change*, and says how many rows changed, and in which transaction."""
-    count = answer("pg_catalog.json_build_array(pg_catalog.count(*), pg_catalog.txid_current())::text")
-    return Statement(
-        name=name,
-        text=f"""
+def settling_in_tx(change: str, layout: Layout) -> Statement:
+    """Return what settling() does, for a transaction of the caller's."""
+    return Statement(_counted_in_tx(f"{change} WHERE {_has_unsettled_key(layout)}", layout))
+
+
+def settling_by_id_in_tx(change: str, layout: Layout) -> Statement:
+    """Return what settling_by_id() does, for a transaction of the caller's."""
+    return Statement(_counted_in_tx(f"{change} WHERE {_has_id_to_settle(layout)}", layout))
+
+
+def _has_unsettled_key(layout: Layout) -> str:
+    return f"{layout.unsettled} AND {layout.has_key(1)}"
+
+
+def _has_id_to_settle(layout: Layout) -> str:
+    return f"{layout.has_id(1)} AND ({layout.unsettled} OR $2::boolean)"
+
+
+_COUNT = "pg_catalog.json_build_array(pg_catalog.count(*), pg_catalog.txid_current())::text"
+
+
+def _counted(change: str, layout: Layout) -> str:
+    """Return what makes *change*, and says how many rows changed, and in which transaction."""
+    return f"""
 WITH changed AS ({change} RETURNING {layout.id})
-SELECT {count} FROM changed
-""",
+SELECT {answer(_COUNT)} FROM changed
+"""
+
+
+# Somebody may have left a transaction open in which he deleted the row, and a handler that meets him would wait
+# for as long as he does. A lock_timeout that the caller has set counts; otherwise one holds for this statement. The
+# condition on it is looked at before a row is, and what it was is put back after all rows are.
+def _counted_in_tx(change: str, layout: Layout) -> str:
+    """Return the same for a transaction of the caller's, where it waits 10 s at most for somebody's lock of the row."""
+    return f"""
+WITH waiting AS MATERIALIZED (
+    SELECT before,
+           CASE before WHEN '0' THEN pg_catalog.set_config('lock_timeout', '10s', true) ELSE before END AS set
+    FROM (SELECT pg_catalog.current_setting('lock_timeout') AS before OFFSET 0) AS setting
+), changed AS (
+    {change} AND (SELECT set FROM waiting) IS NOT NULL RETURNING {layout.id}
+), counted AS (
+    SELECT {_COUNT} AS answer FROM changed
+)
+SELECT {answer("answer")}, pg_catalog.set_config('lock_timeout', before, true) FROM counted, waiting
+"""
+
+
+# A handler can roll back to before it settled the job, or commit that and begin another transaction, and a
+# transaction of its own elsewhere may be in any state. What became of the transaction is what holds now; the row is
+# as this statement's snapshot has it, which may be older: then it says nothing about a transaction that was committed.
+def _settlement(layout: Layout) -> Statement:
+    settlement = """pg_catalog.to_json(CASE
+    WHEN here AND there THEN 'undone'
+    WHEN here THEN 'here'
+    WHEN status = 'in progress' THEN 'open'
+    WHEN status = 'aborted' AND there THEN 'undone'
+    WHEN status = 'aborted' THEN 'gone'
+    WHEN there AND seen THEN 'undone'
+    ELSE 'committed'
+END)::text"""
+    return Statement(
+        f"""
+SELECT {answer(settlement)}
+FROM (
+    SELECT EXISTS (SELECT FROM {layout.que_jobs} WHERE {layout.unsettled} AND {layout.has_id(1)}) AS there,
+           pg_catalog.txid_current_if_assigned() = number AS here,
+           pg_catalog.txid_status(number) AS status,
+           pg_catalog.txid_visible_in_snapshot(number, pg_catalog.txid_current_snapshot()) AS seen
+    FROM (SELECT $2::bigint AS number) AS given
+) AS found
+"""
     )
 
 

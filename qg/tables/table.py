@@ -269,10 +269,16 @@ class Table:
     # The same, of rows that are kept as finished; None where there is no such state.
     finish_job: Statement | None
     finish_job_by_id: Statement | None
+    # The same four for a transaction of the caller's, where they wait 10 s at most for somebody's lock of the row.
+    destroy_job_in_tx: Statement
+    destroy_job_by_id_in_tx: Statement
+    finish_job_in_tx: Statement | None
+    finish_job_by_id_in_tx: Statement | None
     # (id) -> one row if the job is there and still to be done.
     job_exists: Statement
-    # (id, transaction) -> an answer(), in JSON: whether we are in that transaction and the job is settled in it,
-    # and whether that transaction was committed.
+    # (id, transaction) -> an answer(), in JSON: what became of a job that was settled in that transaction. "here": we
+    # are in it, and the job is settled; "open": others are; "committed", and the job is settled; "undone": the job is
+    # still to be done; "gone": the transaction was rolled back, and somebody else has settled the job.
     settlement: Statement
     # (error count, seconds or null to expire, message or null, key) -> the job.
     set_error: Statement

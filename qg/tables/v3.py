@@ -23,6 +23,8 @@ def table(schema: str) -> Table:
         maximum_retry_count=None,
         finish_job=None,
         finish_job_by_id=None,
+        finish_job_in_tx=None,
+        finish_job_by_id_in_tx=None,
         insert_job=_insert_job(layout),
         insert_jobs=insert_jobs,
         insert_jobs_quietly=insert_jobs,

@@ -13,7 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 from qg.errors import ErrInvalidJob
-from qg.tables.statements import LOCKED, Layout, settling, settling_by_id, statements
+from qg.tables.statements import (
+    LOCKED,
+    Layout,
+    settling,
+    settling_by_id,
+    settling_by_id_in_tx,
+    settling_in_tx,
+    statements,
+)
 from qg.tables.table import Draft, Lockers, Statement, Table
 
 __all__ = ["VERSIONS", "WRAPPER", "table"]
@@ -60,6 +68,8 @@ def table(version: int, schema: str) -> Table:
         maximum_retry_count=15,
         finish_job=settling(finish, layout),
         finish_job_by_id=settling_by_id(finish, layout),
+        finish_job_in_tx=settling_in_tx(finish, layout),
+        finish_job_by_id_in_tx=settling_by_id_in_tx(finish, layout),
         job_states=_job_states(layout),
         notifies=_notifies(layout),
         channel=lambda pid: f"que_listener_{pid}",

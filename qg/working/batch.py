@@ -59,7 +59,8 @@ class Batch:
     - *waiting*: locked; its handler hasn't begun.
     - *running*: its job was handed out by next(). There is one at most.
     - *returned*: its handler has returned, in no transaction of its own. The row is still to be deleted.
-    - *settled*: what became of it is committed. The lock is still to be released. There is one at most.
+    - *settled*: what became of it is committed. The lock is still to be released. There may be several whose
+      handlers settled them in transactions of their own, and otherwise one.
 
     The message that takes the next jobs deletes the returned ones, commits and unlocks everything
     before that. In steady state there is no other message.
@@ -106,7 +107,7 @@ class Batch:
         self._running: RowLock | None = None
         self._handed_over = False
         self._returned: list[_Returned] = []
-        self._settled: LockedRow | None = None
+        self._settled: list[LockedRow] = []
         self._ran = 0
         self._taken_at = self._started_at = 0.0
         self._unrecorded = False
@@ -148,17 +149,22 @@ class Batch:
         """Settle *job*, whose handler has returned; return whether that is left to the next message.
 
         Raises:
-            ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
+            ErrNotLocked, ErrJobGone, ErrNotCommitted, psycopg2.Error: if it was no success after all.
         """
         with attempt.mutex, self._mutex:
             locked = attempt.hand_in() if deletes_plainly(job) else None
             if locked is not None:
                 self._returned.append(_Returned(job, attempt, locked, time.monotonic() - self._started_at))
                 return True
+            locked = None if self._handed_over else attempt.hand_in_settled()
+            if locked is not None:
+                self._settled.append(locked)
+                return False
         attempt.complete(job)
         with attempt.mutex, self._mutex:
-            if self.session.idle:
-                self._settled = attempt.detach()
+            locked = attempt.detach() if self.session.idle else None
+            if locked is not None:
+                self._settled.append(locked)
         return False
 
     def end(self) -> None:
@@ -238,13 +244,13 @@ class Batch:
         if not self._handed_over and self._ran == self._wanted and not self._is_older_than(_LONGEST_SECONDS / 2):
             self._wanted = min(2 * self._wanted, self._size)
         self._ran = 0
-        last = returned[-1].locked.row if returned else settled.row if settled else None
+        last = returned[-1].locked.row if returned else settled[-1].row if settled else None
         taken = self._take(table, returned, last)
         if taken is None:
             # Jobs had to be deleted one by one, or it isn't possible: come again, on a session that is sound.
             self.seconds_until_next = 0.0
-            if settled is not None:
-                settled.let_go()
+            for each in settled:
+                each.let_go()
             return
         self._handed_over = False
         self._taken_at = time.monotonic()
@@ -288,8 +294,7 @@ class Batch:
         waiting = list(self._waiting)
         self._waiting.clear()
         returned, settled = self._empty_out()
-        if settled is not None:
-            waiting.append(settled.row)
+        waiting.extend(each.row for each in settled)
         if waiting:
             self._wanted = max(self._ran, 1)
         if not (returned or waiting):
@@ -316,9 +321,9 @@ class Batch:
             self._engine.logger.warning("release_failed queue=%s: %s", printable(self._options.queue), one_line(error))
             self.session.close_now()
 
-    def _empty_out(self) -> tuple[list[_Returned], LockedRow | None]:
+    def _empty_out(self) -> tuple[list[_Returned], list[LockedRow]]:
         returned, self._returned = self._returned, []
-        settled, self._settled = self._settled, None
+        settled, self._settled = self._settled, []
         return returned, settled
 
     def _note_deleted(self, returned: list[_Returned]) -> None:

@@ -21,7 +21,7 @@ def complete_now(job: Job, attempt: Attempt) -> bool:
     """Settle *job*, whose handler has returned, and commit; return False: nothing is left to be done later.
 
     Raises:
-        ErrNotLocked, ErrJobGone, psycopg2.Error: if it was no success after all.
+        ErrNotLocked, ErrJobGone, ErrNotCommitted, psycopg2.Error: if it was no success after all.
     """
     attempt.complete(job)
     return False
@@ -118,7 +118,7 @@ class Runner(Running):
             self._logger.info(
                 "job_rescheduled id=%d type=%s: %s", number, printable(job.type), printable(error or "by its handler")
             )
-        elif state in (State.DELETED, State.FINISHED) and error is None:
+        elif state in (State.DELETED, State.FINISHED, State.ELSEWHERE) and error is None:
             if self._logger.isEnabledFor(logging.INFO):  # most jobs come by here
                 self._logger.info("job_worked id=%d type=%s seconds=%.3f", number, printable(job.type), seconds)
         elif state is State.EXPIRED and error is None:
