@@ -6,14 +6,16 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from unittest.mock import MagicMock
 
 import psycopg2
 import pytest
 from psycopg2.extensions import connection
+from psycopg2.pool import ThreadedConnectionPool
 from support import ID, LAST_ERROR, VERSION, Database, Network, UntilEmpty, eventually, name_of, needs, take_plainly
 from taking import all_written, events, fill, first_lines, kinds, write
 from transactions import django_connection, every_library, write_in
@@ -812,6 +814,39 @@ def test_while_it_is_open_all_else_is_left_undone_and_no_worker_hangs(
     assert (first_lines(database), database.locks()) == ([(1, 0, None)], [])
 
 
+@each_way
+@each_end
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_worker_that_waits_for_it_goes_on_when_it_ends(
+    client: qg.Client,
+    database: Database,
+    tx: connection,
+    way: str,
+    end: Callable[[qg.Job], None],
+    commits: bool,
+) -> None:
+    """So a connection that is only dropped is no trouble, though its server process ends a moment later."""
+    ending: list[threading.Thread] = []
+
+    def end_tx(pid: int) -> None:
+        eventually(lambda: database.is_waiting_for_a_lock(pid))
+        tx.commit() if commits else tx.rollback()
+
+    def handler(job: qg.Job) -> None:
+        job.delete_in_tx(tx)
+        ending.append(threading.Thread(target=end_tx, args=database.lock_holders()))
+        ending[0].start()
+        end(job)
+
+    fill(database, 1)
+    work(client, way, handler)
+    ending[0].join()
+    state = f"SELECT error_count, {LAST_ERROR}, run_at > now() + interval '30 minutes' FROM que_jobs"
+    expired = (1, None, VERSION == 3)
+    expected = {error: [(1, "no luck", False)], expire: [expired], reschedule: [(0, None, True)], discard: []}
+    assert (database.query(state), database.locks()) == ([] if commits else expected[end], [])
+
+
 def test_by_hand_an_error_that_cant_be_written_is_raised(job: qg.Job, database: Database, tx: connection) -> None:
     job.delete_in_tx(tx)
     for write_it in (error, expire):
@@ -880,6 +915,14 @@ def test_it_waits_ten_seconds_unless_the_transaction_says_otherwise(
 # Lost sessions, and dead workers
 
 
+@contextmanager
+def closing_pool(pool: ThreadedConnectionPool) -> Iterator[ThreadedConnectionPool]:
+    try:
+        yield pool
+    finally:
+        pool.closeall()
+
+
 @each_way
 @pytest.mark.parametrize("commits", [True, False])
 def test_a_session_that_is_lost_changes_nothing_about_it(
@@ -909,6 +952,23 @@ def test_a_session_that_is_lost_changes_nothing_about_it(
     else:
         assert (all_written(database), first_lines(database)) == ([], [(1, 1, ROLLED_BACK)])
     assert database.locks() == []
+
+
+@pytest.mark.parametrize("way", ["work_one", "work", "batches"])
+def test_a_pool_of_one_connection_has_another_one_to_look_on(
+    database: Database, caplog: pytest.LogCaptureFixture, way: str, handler: Callable[[qg.Job], None]
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def handler_that_loses(job: qg.Job) -> None:
+        handler(job)
+        for pid in database.lock_holders():
+            database.terminate(pid)
+
+    fill(database, 1)
+    with closing_pool(ThreadedConnectionPool(1, 1, database.dsn)) as pool, qg.Client(pool) as client:
+        work(client, way, handler_that_loses)
+    assert events(caplog, "job") == ["job_worked id=1 type=MyJob"]
 
 
 def test_a_session_that_is_lost_while_the_transaction_is_open_leaves_the_job_as_it_is(

@@ -190,7 +190,7 @@ class Attempt:
         with self.mutex:
             self._locked.note_handler_returned()
             if self.state is State.ELSEWHERE:
-                self._locked.require_settled_in_tx(held=self.held)
+                self._locked.require_settled_in_tx()
                 if self.held:
                     self._locked.commit()
             elif not self.held:

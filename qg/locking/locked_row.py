@@ -258,18 +258,17 @@ class LockedRow:
             return False
         return self._settled_for_good
 
-    def require_settled_in_tx(self, *, held: bool) -> None:
+    def require_settled_in_tx(self) -> None:
         """See that the transaction of the caller's in which the row was settled is committed, or open on our session.
 
-        One statement on the session, or on another one if that is lost, or isn't ours any more since the lock isn't
-        *held*. Waits for nobody.
+        One statement on the session, or on another one if that is lost. Waits for nobody.
 
         Raises:
             ErrNotCommitted: if it was rolled back, or is open elsewhere.
             ErrJobGone: if it was rolled back, and somebody else has settled the row since.
             psycopg2.Error: if it can't be found out.
         """
-        settlement = self._settlement_here() if held else None
+        settlement = self._settlement_here()
         if settlement is None:
             with self._lock.reached() as session:
                 settlement = self._settlement_on(session)
