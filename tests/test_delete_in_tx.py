@@ -443,8 +443,14 @@ def test_what_was_written_on_the_jobs_own_connection_as_well_shares_its_fate(
 
 @each_way
 def test_an_older_snapshot_on_the_jobs_own_connection_misleads_nobody(
-    client: qg.Client, database: Database, way: str, handler: Callable[[qg.Job], None]
+    client: qg.Client,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    way: str,
+    handler: Callable[[qg.Job], None],
 ) -> None:
+    caplog.set_level(logging.INFO)
+
     def handler_with_snapshot(job: qg.Job) -> None:
         job.tx.set_session(isolation_level="REPEATABLE READ")
         job.tx.cursor().execute("SELECT count(*) FROM que_jobs")
@@ -453,6 +459,7 @@ def test_an_older_snapshot_on_the_jobs_own_connection_misleads_nobody(
     fill(database, 1)
     work(client, way, handler_with_snapshot)
     assert (all_written(database), left(database)) == ([1], [])
+    assert events(caplog, "job") == ["job_worked id=1 type=MyJob"]
 
 
 # Its cost

@@ -14,8 +14,9 @@ What PostgreSQL does is taken seriously:
 - A server doesn't notice at once that the other side is gone. Until then the session keeps its locks and its
   transaction, and one that was committing may still commit. Here such a session is a *ghost*.
 
-What isn't here: time, priorities, finished and expired rows, verdicts, and handlers that delete their job or commit
-by themselves. A deletion by key and then by id is one step, since nothing between them changes what they meet.
+What isn't here: time, priorities, finished and expired rows, verdicts, handlers that delete their job or commit on its
+own session, and batches of jobs that are deleted in transactions of their handlers' own. A deletion by key and then by
+id is one step, since nothing between them changes what they meet.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Rule(Enum):
         "The deletion would be committed before the effects, and a crash between the two loses them."
     )
     DELETE_BY_ID = "A job whose run_at was edited while it ran would be taken for done, and would be run again."
+    LOOK_IN_TX = "A job would be taken for done whose handler's own transaction, with the deletion, was rolled back."
     UNLOCK_LAST = "Who gets the lock before the commit would still see the row, and run the job a second time."
     ROLL_BACK_FIRST = "What a failed attempt wrote would be committed together with the record of its failure."
     LOCK_ANEW = "After a commit in doubt, a failure would be recorded on a job that somebody else has locked by then."
@@ -70,8 +72,12 @@ _Deed = tuple[str, World, Worker]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The protocol among so many workers and jobs, with so many faults of these kinds, *without* some of its rules."""
+    """The protocol among so many workers and jobs, with so many faults of these kinds, *without* some of its rules.
 
+    With *in_tx*, a handler may delete its job in a transaction of its own, on a session of its own.
+    """
+
+    in_tx: bool = False
     workers: int = 2
     jobs: int = 1
     batch_size: int = 1
@@ -154,6 +160,47 @@ class Protocol:
             session = me.session._replace(tx=(Change("wrote", job),))
             text = f"runs job {job + 1}, whose handler writes in a transaction and returns"
             yield text, world, me._replace(phase=Phase.SETTLE, session=session)
+        if self.in_tx and not world.is_changing(job):  # otherwise the deletion waits
+            yield self._delete_in_tx(world, me, job)
+
+    def _delete_in_tx(self, world: World, me: Worker, job: int) -> _Deed:
+        """Job.delete_in_tx, LockedRow.delete_in: the row is the fence there too."""
+        text = f"runs job {job + 1}, whose handler writes in a transaction of its own and"
+        wrote, deleted = Change("wrote", job), Change("deleted", job)
+        if world.rows[job].there:
+            return (
+                f"{text} deletes the job in it",
+                world,
+                me._replace(phase=Phase.IN_TX, own=Session(tx=(wrote, deleted))),
+            )
+        if Rule.FENCE in self.without:
+            return f"{text} meets no row", world, me._replace(phase=Phase.IN_TX, own=Session(tx=(wrote,)))
+        return f"{text} finds the job gone, and rolls back", world, me._replace(phase=Phase.UNLOCK, running=None)
+
+    def end_tx(self, world: World, me: Worker) -> Iterator[_Deed]:
+        """The handler commits the transaction of its own."""
+        assert me.own is not None
+        yield "commits its handler's own", world.commit(me.own.tx), me._replace(phase=Phase.LOOK_IN_TX, own=None)
+
+    def look_in_tx(self, world: World, me: Worker) -> Iterator[_Deed]:
+        """LockedRow.require_settled_in_tx, on whatever session; what is open is found out when it is recorded."""
+        assert me.running is not None
+        job = me.running.job
+        row = world.rows[job]
+        done = me._replace(phase=Phase.UNLOCK, running=None)
+        if Rule.LOOK_IN_TX in self.without:
+            after = world.note(job, row._replace(fate=row.fate or "done in a transaction"))
+            yield "doesn't look what became of its handler's transaction", after, done
+        elif world.is_changing(job):
+            yield (
+                "finds its handler's transaction still open",
+                world,
+                me._replace(phase=Phase.RECORD, is_left_open=True),
+            )
+        elif row.there:
+            yield "finds its handler's transaction rolled back", world, me._replace(phase=Phase.RECORD)
+        else:
+            yield f"finds job {job + 1} settled by its handler's transaction", world, done
 
     def settle(self, world: World, me: Worker) -> Iterator[_Deed]:
         """Attempt.complete, LockedRow._settle: delete the row in the open transaction; the row is the fence."""
@@ -214,7 +261,10 @@ class Protocol:
             becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(locked,), uncounted=uncounted)
             yield "gives its session up", world, becomes
         elif world.is_changing(job):
-            return  # the update waits
+            # The update waits, but for no more than a second for a transaction that the handler has left.
+            if me.is_left_open:
+                text = f"can't write to job {job + 1}, and leaves it as it is"
+                yield text, world, me._replace(phase=Phase.UNLOCK, running=None)
         elif not world.rows[job].there:
             becomes = me._replace(phase=Phase.UNLOCK, running=None, session=me.session._replace(tx=()))
             yield f"finds no job {job + 1} to record anything on", world, becomes
@@ -254,6 +304,7 @@ class Protocol:
 
     def unlock(self, world: World, me: Worker) -> Iterator[_Deed]:
         """RowLock.release, RowTaker.release, the beginning of RowTaker.take; all locks but that of a running job."""
+        me = me._replace(is_left_open=False)
         if me.anew:
             yield "unlocks", world, me.end_anew()
         elif me.running is None:
@@ -314,7 +365,14 @@ class Protocol:
     def _faults_of(self, world: World, me: Worker) -> Iterator[tuple[Fault, int, World, Worker]]:
         session = me.session
         left = session and session._replace(committing=me.phase is Phase.COMMIT)
-        yield Fault.CRASH, 0, world.haunt(left), Worker()
+        yield Fault.CRASH, 0, world.haunt(left).leave_open(me.own), Worker()
+        if me.running and me.phase is Phase.IN_TX:
+            failed, returned = world.fail(me.running), me._replace(phase=Phase.LOOK_IN_TX, own=None)
+            yield Fault.FAILURE, 0, failed, me._replace(phase=Phase.RECORD, own=None)  # it raises
+            yield Fault.FAILURE, 0, failed, returned  # it rolls back
+            yield Fault.FAILURE, 0, failed.leave_open(me.own), returned  # it leaves its transaction to others
+            becomes = me._replace(phase=Phase.RECORD, own=None, is_left_open=True)
+            yield Fault.IN_DOUBT, 0, failed.leave_open(me.own), becomes  # it raises in its commit
         if me.running and (me.phase is Phase.SETTLE or (me.phase is Phase.RUN and not (me.returned or me.waiting))):
             undo = session is not None and Rule.ROLL_BACK_FIRST not in self.without
             rolled_back = session._replace(tx=()) if session and undo else session
@@ -350,6 +408,8 @@ _DEEDS: dict[Phase, Callable[[Protocol, World, Worker], Iterator[_Deed]]] = {
     Phase.LOOK_AGAIN: Protocol.look_again,
     Phase.RUN: Protocol.run,
     Phase.SETTLE: Protocol.settle,
+    Phase.IN_TX: Protocol.end_tx,
+    Phase.LOOK_IN_TX: Protocol.look_in_tx,
     Phase.DELETE: Protocol.delete,
     Phase.RECORD: Protocol.record,
     Phase.RESCHEDULE: Protocol.record,

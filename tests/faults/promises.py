@@ -20,7 +20,7 @@ class Promise(str, Enum):
     NOT_LOST = "a job is gone, but its effects were never committed"
     DONE = "a worker holds a job for done that is still in the table"
     UNDISTURBED = "two workers are at the same job, though no lock was lost"
-    NOT_STALE = "a job is run that somebody else has settled, though no lock was lost"
+    NOT_STALE = "a job is run that somebody else has settled, though no lock was lost"  # and no transaction left open
     COUNTED_ONCE = "more errors were counted than attempts failed"
     RECORDED_NOT_TWICE = "more failures were recorded than attempts failed"
     COUNTED_UP = "errors that were counted are counted no more"
@@ -52,7 +52,7 @@ def broken(world: World) -> Iterator[Promise]:
             yield Promise.UNLOCKED
         if me.running and me.phase in (Phase.RUN, Phase.SETTLE):
             row = world.rows[me.running.job]
-            excused = row.lock_lost or row.edited or row.fate == "removed"
+            excused = row.lock_lost or row.left_open or row.edited or row.fate == "removed"
             if not excused and not world.has(me.running):
                 yield Promise.NOT_STALE
     busy = [job for me in world.workers for job in me.jobs]

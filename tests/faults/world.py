@@ -26,6 +26,7 @@ class Row(NamedTuple):
     fate: str = ""  # why it is gone
     edited: bool = False
     lock_lost: bool = False
+    left_open: bool = False  # whether an attempt has ended before the transaction of its handler's own
 
 
 class Locked(NamedTuple):
@@ -64,6 +65,8 @@ class Phase(str, Enum):
     LOOK_AGAIN = "look whether that job is still as it was"
     RUN = "go on with a handler that has written nothing"
     SETTLE = "delete the row in the transaction that the handler has left open"
+    IN_TX = "commit the handler's own transaction, in which it has deleted the row"
+    LOOK_IN_TX = "look what became of the handler's own transaction"
     DELETE = "delete the rows of jobs whose handlers left no transaction open"
     RECORD = "record the failure"
     RESCHEDULE = "let the job run again, uncounted"
@@ -85,6 +88,8 @@ class Worker(NamedTuple):
     returned: tuple[Locked, ...] = ()
     anew: tuple[Locked, ...] = ()  # whose failure is to be recorded on another session
     uncounted: bool = False  # whether that was a migration, and no failure
+    own: Session | None = None  # of the handler that runs
+    is_left_open: bool = False  # whether the handler may have left its own transaction open
 
     @property
     def jobs(self) -> list[int]:
@@ -120,7 +125,8 @@ class World(NamedTuple):
     @property
     def sessions(self) -> list[Session]:
         """Those that the server has."""
-        return [*self.ghosts, *(each.session for each in self.workers if each.session is not None)]
+        of_workers = [session for each in self.workers for session in (each.session, each.own) if session is not None]
+        return [*self.ghosts, *of_workers]
 
     def is_locked(self, job: int) -> bool:
         """Whether somebody has the advisory lock of *job*."""
@@ -168,6 +174,13 @@ class World(NamedTuple):
     def haunt(self, session: Session | None) -> World:
         """Leave *session* to the server, which doesn't know yet that nobody is there any more."""
         return self if session is None or session == Session() else self._replace(ghosts=(*self.ghosts, session))
+
+    def leave_open(self, own: Session | None) -> World:
+        """Leave the session that a handler has for itself to others, who commit its transaction or roll it back."""
+        world = self.haunt(own and own._replace(committing=True))
+        for change in own.tx if own else ():
+            world = world.note(change.job, world.rows[change.job]._replace(left_open=True))
+        return world
 
     def commit(self, tx: tuple[Change, ...]) -> World:
         """Make what *tx* has changed visible to all."""
