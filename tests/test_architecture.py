@@ -58,7 +58,7 @@ ORDER: dict[str, list[str]] = {
         "database",
     ],
     "schema": [],
-    "locking": ["__init__", "marks", "row_taker", "context", "row_lock", "locked_row", "attempt"],
+    "locking": ["__init__", "marks", "row_taker", "context", "row_lock", "settling", "locked_row", "attempt"],
     "job": [],
     "activejob": [],
     "testing": [],
