@@ -249,7 +249,7 @@ def test_an_exception_after_the_commit_undoes_nothing(
     work(client, way, handler_that_raises)
     assert (all_written(database), left(database), database.locks()) == ([1], [], [])
     assert events(caplog) == ["job_gone id=1", "job_failed id=1 type=MyJob"]
-    assert "job_gone id=1: a transaction of its handler's settled it while it ran" in caplog.text
+    assert "job_gone id=1: a transaction of its handler's settled it; there was nothing left to record" in caplog.text
 
 
 @each_way

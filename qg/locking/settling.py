@@ -328,12 +328,17 @@ class SettlingRow:
         )
 
     def _log_gone(self, purpose: str) -> None:
-        self._context.logger.warning(
-            "job_gone id=%d: %s while it ran; there was nothing left to %s",
-            self.row.id,
-            "somebody removed it" if self._settled_in_tx is None else "a transaction of its handler's settled it",
-            purpose,
-        )
+        logger = self._context.logger
+        if self._settled_in_tx is None:
+            logger.warning(
+                "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s", self.row.id, purpose
+            )
+        else:
+            logger.warning(
+                "job_gone id=%d: a transaction of its handler's settled it; there was nothing left to %s",
+                self.row.id,
+                purpose,
+            )
 
 
 def _statement(table: Table, name: str) -> Statement:
