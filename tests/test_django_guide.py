@@ -29,6 +29,9 @@ LOGGING = {{
 }}
 """
 
+# The test's database that Django has made.
+LEFT = "SELECT datname FROM pg_database WHERE datname = 'test_' || current_database()"
+
 
 @pytest.fixture
 def app(make_database: Callable[..., str], database: Database) -> Iterator[Database]:
@@ -72,18 +75,16 @@ def test_its_migration_makes_the_table_and_takes_it_back_and_the_models_fit(proj
 
 
 def test_its_tests_run_in_a_testcase_and_the_database_is_dropped(project: Path, app: Database) -> None:
-    before = app.query("SELECT datname FROM pg_database ORDER BY 1")
     assert "Ran 3 tests" in manage(project, "test", "--noinput")
-    assert app.query("SELECT datname FROM pg_database ORDER BY 1") == before
+    assert app.query(LEFT) == []
 
 
 def test_its_test_runs_with_pytest_django(project: Path, app: Database) -> None:
     needs("pytest_django")
-    before = app.query("SELECT datname FROM pg_database ORDER BY 1")
     plugins = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist")
     command = ("-W", "error", "-m", "pytest", "-q", *plugins, "shop/test_sign_up.py", "shop/tests.py")
     assert "4 passed" in run(project, *command, DJANGO_SETTINGS_MODULE="settings")
-    assert app.query("SELECT datname FROM pg_database ORDER BY 1") == before
+    assert app.query(LEFT) == []
 
 
 def test_its_worker_works_what_both_ways_enqueue_until_sigterm(project: Path, app: Database) -> None:
