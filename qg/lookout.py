@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 from qg.forks import process_number
@@ -36,6 +37,8 @@ class Lookout:
         self._mutex = threading.Lock()
         self._watched: weakref.WeakSet[Watched] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
+        # Held for each look. Who holds it can be sure that the lookout has nothing in its hands.
+        self.looking = threading.Lock()
 
     def add(self, watched: Watched) -> None:
         """Look at *watched* from now on, as long as somebody refers to it."""
@@ -44,8 +47,10 @@ class Lookout:
         with self._mutex:
             self._watched.add(watched)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="qg-lookout", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="qg-lookout", daemon=True)
+                with suppress(RuntimeError):  # no thread is to be had, at the interpreter's end for instance
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -57,7 +62,8 @@ class Lookout:
                     return
             while watched:
                 try:
-                    watched.pop().look()
+                    with self.looking:
+                        watched.pop().look()
                 except Exception:  # a fault of ours, or of somebody's logger; the others are looked at all the same
                     logging.getLogger("qg").exception("lookout_failed; it goes on")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import psycopg2
 import pytest
@@ -13,6 +14,7 @@ from taking import all_written, events, fill, write
 
 import qg
 import qg.working.listener
+from qg.lookout import Lookout
 
 DEADLINE = 0.3
 
@@ -182,3 +184,53 @@ def test_a_lock_on_the_table_counts_as_no_answer(dsn: str, database: Database) -
 def test_a_deadline_or_lifetime_that_is_none_is_refused(dsn: str, option: str, value: object) -> None:
     with pytest.raises(qg.ErrInvalidOption, match=f"{option} must be a number of seconds above 0, or None, not"):
         qg.Client(dsn, **{option: value})  # type: ignore[arg-type]
+
+
+def test_a_worker_gives_up_one_silent_connection_after_another(network: Network, database: Database) -> None:
+    """While a failure is recorded on a second one, the lookout still looks, and waits for nobody itself."""
+    with qg.Client(network.dsn, deadline=DEADLINE, backoff=lambda count: 0) as client:
+
+        def handler(job: qg.Job) -> None:
+            if not network.silent:
+                client.enqueue(qg.Job("Other", queue="other"))  # leaves a connection that is idle
+                network.silence()
+                raise LookupError("no")
+
+        fill(database, 1)
+        with qg.WorkerPool(client, {"MyJob": handler}, 1, interval=0.05):
+            eventually(lambda: database.value("SELECT count(*) FROM que_jobs WHERE job_class = 'MyJob'") == 0)
+
+
+def test_the_look_for_a_migration_beside_a_callers_transaction_has_a_deadline_too(
+    network: Network, database: Database
+) -> None:
+    with qg.Client(network.dsn, deadline=DEADLINE) as client:
+        client.enqueue(qg.Job("MyJob"))
+        network.silence()
+        with closing(database.connect()) as tx:
+            tx.cursor().execute("SET search_path = pg_catalog; SET TRANSACTION READ ONLY")
+            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+                client.enqueue_in_tx(qg.Job("MyJob"), tx)
+
+
+class Watched:
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look = look
+
+
+def test_where_no_thread_is_to_be_had_qg_works_without_a_lookout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = threading.Event()
+    lookout = Lookout()
+    watched = Watched(looked.set)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        lookout.add(watched)
+    assert not looked.wait(0.1)
+    lookout.add(watched)
+    assert looked.wait(5)

@@ -10,10 +10,11 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, UntilEmpty, eventually, take_plainly
+from support import Database, UntilEmpty, eventually, lease, take_plainly
 from taking import all_written, events, fill, write
 
 import qg
+from qg.lookout import LOOKOUT
 
 pytestmark = pytest.mark.usefixtures("written")
 
@@ -148,3 +149,47 @@ def test_by_hand_the_connection_is_the_callers_until_done_and_goes_back_then(dsn
         eventually(lambda: database.count() == 0)
         with closing(cur):
             assert not first.closed
+
+
+def test_a_coroutine_that_fails_costs_no_connection(dsn: str, database: Database) -> None:
+    opened = []
+
+    def connect() -> Any:
+        opened.append(psycopg2.connect(dsn))
+        return opened[-1]
+
+    async def failing(job: qg.Job) -> None:
+        cur = job.tx.cursor()
+        cur.execute("SELECT 1/0")
+
+    with qg.Client(connect) as client:
+        before = len(opened)
+        fill(database, 3)
+        client.logger.setLevel("CRITICAL")  # its records keep the traceback
+        try:
+            UntilEmpty(client, {"MyJob": failing}).work()
+        finally:
+            client.logger.setLevel("NOTSET")
+        assert len(opened) == before
+
+
+def test_what_the_lookout_has_in_its_hands_is_kept_by_nobody(client: qg.Client, database: Database) -> None:
+    session = lease(client)
+    in_hand = threading.Event()
+    conn = [session.lend()]
+
+    def look() -> None:
+        with LOOKOUT.looking:
+            in_hand.set()
+            kept_for_a_moment = conn.pop()
+            assert not kept_for_a_moment.closed
+            waiting.wait(10)
+
+    waiting = threading.Event()
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert in_hand.wait(10)
+    threading.Timer(0.1, waiting.set).start()
+    assert not session.is_held_by_handler
+    thread.join()
+    session.close_now()

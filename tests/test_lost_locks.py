@@ -12,6 +12,7 @@ from taking import events, fill, write
 
 import qg
 from qg.database.driver import is_lost, is_quiet
+from qg.working.handlers import run_handler
 
 pytestmark = pytest.mark.usefixtures("written")
 
@@ -185,3 +186,36 @@ def test_a_connection_without_a_socket_is_lost() -> None:
     conn = SimpleNamespace(closed=0, fileno=lambda: -1, info=SimpleNamespace(transaction_status=0, ssl_in_use=False))
     assert is_lost(conn)
     assert not is_quiet(conn)
+
+
+def test_a_coroutine_that_is_cancelled_has_the_time_to_tidy_up(client: qg.Client, database: Database) -> None:
+    told = []
+
+    async def tidy_up() -> None:
+        database.terminate(database.lock_holders()[0])
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(1.2)
+            told.append("tidy")
+
+    fill(database, 1)
+    UntilEmpty(client, {"MyJob": lambda job: tidy_up()}).work()
+    assert told == ["tidy"]
+
+
+def test_a_coroutine_can_still_be_cancelled_after_another_one_ran_inside_it(
+    client: qg.Client, database: Database
+) -> None:
+    async def inner() -> None:
+        await asyncio.sleep(0)
+
+    async def outer() -> None:
+        run_handler(inner)
+        database.terminate(database.lock_holders()[0])
+        await asyncio.sleep(3600)
+
+    fill(database, 1)
+    UntilEmpty(client, {"MyJob": lambda job: outer()}).work()
+    ((_, _, count, text),) = database.jobs()
+    assert (count, text.split(":")[0]) == (1, "qg.errors.ErrLockLost")

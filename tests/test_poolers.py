@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from pgbouncer import pgbouncer
-from support import VERSION, Database, Network, eventually, lease
+from support import VERSION, Database, Network, eventually, lease, listener_of, sleepers_of
 
 import qg
 
@@ -169,3 +170,27 @@ def test_a_handler_that_unlocks_everything_ends_no_worker(
         client.enqueue_batch(qg.Job("MyJob") for _ in range(10))
         eventually(lambda: database.count() == 0)
     assert [each for each in caplog.messages if each.startswith("worker_ends")] == []
+
+
+@pytest.mark.parametrize("mode", ["session"])
+def test_behind_a_pooler_that_pools_sessions_a_pool_is_notified(pooled: str, database: Database) -> None:
+    qg.migrate(database.dsn, notify=True)
+    done = threading.Event()
+    with (
+        qg.Client(pooled) as client,
+        qg.WorkerPool(client, {"MyJob": lambda job: done.set()}, 1, interval=3600) as pool,
+    ):
+        eventually(lambda: listener_of(pool).listens and sleepers_of(pool).count == 1)
+        client.enqueue(qg.Job("MyJob"))
+        assert done.wait(10)
+
+
+def test_a_pooler_that_couldnt_be_looked_for_is_looked_for_the_next_time(
+    pooled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([None, True])
+    monkeypatch.setattr("qg.database.database.pools_transactions", lambda session, source: next(answers))
+    with qg.Client(pooled) as client:
+        lease(client).give_back()
+        with pytest.raises(qg.ErrPooler):
+            lease(client)

@@ -147,3 +147,20 @@ def test_the_idle_connection_of_a_client_isnt_kept_read_only(dsn: str, database:
             job.tx.commit()
         client.enqueue(qg.Job("MyJob"))
     assert database.count() == 2
+
+
+def test_what_an_administrator_sets_later_holds_for_sessions_that_handlers_had(
+    dsn: str, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session sees a new default of its database when it begins; so the role's default stands for the server's."""
+    seen = []
+
+    def handler(job: qg.Job) -> None:
+        with job.tx.cursor() as cur:
+            cur.execute("SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only'")
+            seen.append(cur.fetchone()[0])
+
+    fill(database, 3)
+    with qg.Client(dsn) as client:
+        UntilEmpty(client, {"MyJob": handler}).work()
+    assert seen == ["default"] * 3

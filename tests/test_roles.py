@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection, make_dsn
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, Network, UntilEmpty, take_plainly
+from support import Database, UntilEmpty, take_plainly
 from taking import all_written, execute, fill
 
 import qg
@@ -210,15 +210,3 @@ def test_a_role_that_is_set_after_delete_ends_with_the_job_as_well(
     finally:
         pool.closeall()
     assert database.jobs() == []
-
-
-def test_a_session_that_a_handler_has_left_as_it_was_isnt_made_itself_again(
-    network: Network, database: Database
-) -> None:
-    """That would be six statements more for each job that uses its transaction."""
-    fill(database, 3)
-    with qg.Client(network.dsn) as client:
-        UntilEmpty(client, {"MyJob": lambda job: write_as(job, "SELECT 1")}).work()
-    takes = [each for each in network.statements if "EXECUTE que_take_jobs" in each]
-    assert len(takes) == 4
-    assert [each for each in takes if not each.startswith("EXECUTE")] == []

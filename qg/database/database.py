@@ -116,9 +116,10 @@ class Database:
 
     def _require_session_pooling(self, session: Session) -> None:
         """Raise ErrPooler if a pooler gives each transaction another server process; find that out once."""
-        if pools_transactions(session, self._source):
+        found = pools_transactions(session, self._source)
+        if found:
             raise self.pooler_error()
-        self._pools_sessions = True
+        self._pools_sessions = found is False
 
     def pooler_error(self) -> ErrPooler:
         """Return what is raised where somebody wants to lock jobs behind a pooler that pools transactions."""
@@ -191,7 +192,7 @@ class Database:
         """
         if self.table is table and self.spare != 0:
             # Without a Session, whose statements would wait for whoever waits for that transaction.
-            with suppress(Exception), transaction(self._source) as cur:
+            with suppress(Exception), transaction(self._source, self._deadline) as cur:
                 self._known.set(detect(cur, table.schema))
         return self.table is not table
 

@@ -13,12 +13,12 @@ _TRIES = 3
 _PATIENCE_SECONDS = 5.0
 
 
-def pools_transactions(session: Session, source: Source) -> bool:
+def pools_transactions(session: Session, source: Source) -> bool | None:
     """Find out, with a second connection, whether each transaction on *session* may get another server process.
 
     While the second connection is in a transaction, it has a server process to itself. If that is the one of
     *session*, or if *session* gets another one meanwhile, the processes aren't theirs. Where *source* can't give
-    a second connection, False is returned; then only a lock that is gone will tell.
+    a second connection, that isn't found out, and None is returned; then a lock that is gone may tell.
 
     Args:
         session: an idle one that was prepared.
@@ -27,8 +27,10 @@ def pools_transactions(session: Session, source: Source) -> bool:
     Raises:
         psycopg2.Error: if *session* fails.
     """
+    if session.is_moved():
+        return True
     if source.spare() == 0:
-        return False
+        return None
     for _ in range(_TRIES):
         try:
             with transaction(source, _PATIENCE_SECONDS) as cur:
@@ -39,5 +41,5 @@ def pools_transactions(session: Session, source: Source) -> bool:
         except Exception:  # of psycopg2 or of the source, which has no second connection
             if not session.idle:
                 raise
-            return False
+            return None
     return False

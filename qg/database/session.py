@@ -33,10 +33,7 @@ from qg.tables.locking import (
     UNLOCK_EVERYTHING,
     UNLOCK_JOB,
 )
-from qg.tables.settings import (
-    BACKEND_PID,
-    SET_IDLE_TIMEOUT,
-)
+from qg.tables.settings import BACKEND_PID, RESET_TRANSACTIONS, SET_IDLE_TIMEOUT
 
 __all__ = ["Session"]
 
@@ -194,10 +191,6 @@ class Session:
         self._lending.lend()
         return self.conn
 
-    def note_handler_returned(self) -> None:
-        """Note that the handler does nothing any more on the connection that it was lent."""
-        self._lending.note_handler_returned()
-
     def run(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run *statement* by itself, outside any transaction, and return its rows.
 
@@ -268,6 +261,17 @@ class Session:
                 if undone:
                     return self._fetch(self._sql_after_deletion(deleted, statement), everything)
                 return self._fetch(self._sql(statement), params)
+            except (psycopg2.errors.ReadOnlySqlTransaction, psycopg2.errors.FeatureNotSupported):
+                if not self._lending.is_lent:
+                    raise
+                # The handler may have changed what later transactions are like. The deletion fails first then.
+                undone = self.in_transaction
+                self.rollback()
+                self._lending.take_back()
+                self._reset_transactions()
+                if undone or deleted is None:
+                    return self._fetch(self._sql_after_deletion(deleted, statement), everything)
+                return self._fetch(self._sql(statement), params)
             except UNREADABLE as error:
                 if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
                     raise
@@ -296,7 +300,8 @@ class Session:
         """
         with self._answer_by:
             notice_end(self.conn)
-            return self._lending.read_beside(self._fetch(*self._lending.beside(statement.plain_sql, params))[0])
+            rows = self._fetch(*self._lending.beside(statement.plain_sql, params))
+            return str(rows[0][-1]) if rows and rows[0][-1] is not None else None
 
     def commit(self) -> None:
         """Commit the open transaction, however it was begun; an aborted one raises."""
@@ -357,7 +362,8 @@ class Session:
     def listen(self, table: Table) -> None:
         """Hear of the jobs that are enqueued in *table*, from now on."""
         self.make_ready_for_statements()
-        self._channel = Identifier(table.channel(self.conn.info.backend_pid))
+        # The server's own number; a pooler in between tells clients another one.
+        self._channel = Identifier(table.channel(self.backend_pid or self.conn.info.backend_pid))
         with self._answer_by, plain_cursor(self.conn) as cur:
             cur.execute(SQL("LISTEN {}").format(self._channel))
 
@@ -397,12 +403,19 @@ class Session:
         self._lease.give_back(reusable)
 
     def _make_as_it_was(self) -> None:
+        if self._lending.is_lent:
+            self._reset_transactions()
         if self._leave is not None:
             self.run(self._leave)
         self._give_back_timeout()
         if self._encoding is not None and not self._lease.own:
             self.conn.set_client_encoding(self._encoding)
         self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+
+    def _reset_transactions(self) -> None:
+        """Let later transactions be again what they are without a handler's doing."""
+        with self._autocommit(), plain_cursor(self.conn) as cur:
+            cur.execute(RESET_TRANSACTIONS)
 
     def close_now(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""

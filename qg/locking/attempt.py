@@ -63,6 +63,9 @@ class Observer(Protocol):
         """Is told that the attempt is over: with *error*, or its deletion committed."""
 
 
+_noting_loss = threading.Lock()
+
+
 class _Settling(Protocol):
     """A job, whose class may do more in these than we do."""
 
@@ -88,6 +91,7 @@ class Attempt:
     held = True
     entered = False
     _lost = False
+    _settling = False
     observer: Observer | None = None
 
     def __init__(self, locked: LockedRow) -> None:
@@ -117,11 +121,13 @@ class Attempt:
     @property
     def lost(self) -> bool:
         """Whether the session that held the lock was seen to have ended while the attempt held it. Logged once."""
-        if not self._lost and self.held and not self.forked and self._locked.lost:
-            with self.mutex:
-                if self.held and not self._lost:
-                    self._lost = True
-                    self._locked.log_lost()
+        if not (self._lost or self._settling) and self.held and not self.forked and self._locked.lost:
+            # Not under the mutex: who settles a job holds that while it waits for the server, and it may be up
+            # to us to end the wait. What is lost while that goes on is no handler's business.
+            with _noting_loss:
+                noted, self._lost = self._lost, True
+            if not noted:
+                self._locked.log_lost()
         return self._lost
 
     def write_beside_handler(self, statement: Statement, params: Sequence[Any]) -> None:
@@ -172,7 +178,6 @@ class Attempt:
             if not self.held:
                 return
             self.held = False
-            self._locked.note_handler_returned()
             try:
                 if self._locked.is_settled_in_transaction():
                     self._locked.commit()
@@ -188,7 +193,7 @@ class Attempt:
             ErrNotLocked, ErrJobGone, ErrNotCommitted, psycopg2.Error: if it was no success after all.
         """
         with self.mutex:
-            self._locked.note_handler_returned()
+            self._settling = True
             if self.state is State.ELSEWHERE:
                 self._locked.require_settled_in_tx()
                 if self.held:
@@ -256,6 +261,7 @@ class Attempt:
         if self.forked:
             return False
         with self.mutex:
+            self._settling = True
             if self.state is State.RETURNED or (not self.held and self.state in _RECORDED):
                 return True  # there is nothing to record, or a block of the handler's own has recorded it
             if self.held:

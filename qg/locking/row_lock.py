@@ -65,10 +65,6 @@ class RowLock:
         """
         return self._session
 
-    def note_handler_returned(self) -> None:
-        """Tell the session so. That is no use of it."""
-        self._session.note_handler_returned()
-
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open on the session. Asking that isn't using it: before_use isn't called."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import psycopg2
@@ -173,11 +173,11 @@ class RowTaker:
         except psycopg2.errors.ReadOnlySqlTransaction:
             raise  # where nothing can be written, no job may be taken in any way
         except (psycopg2.ProgrammingError, psycopg2.InternalError, psycopg2.NotSupportedError) as error:
-            self._give_up(session, error, grants_for(session, to_create_functions()))
+            self._give_up(session, error, lambda: grants_for(session, to_create_functions()))
             return False
         return True
 
-    def _give_up(self, session: Session, cause: psycopg2.Error, remedy: str = "") -> None:
+    def _give_up(self, session: Session, cause: psycopg2.Error, remedy: Callable[[], str] = str) -> None:
         session.note_takes_plainly()
         if not self._plainness_logged:
             self._plainness_logged = True
@@ -185,5 +185,5 @@ class RowTaker:
                 "taking_plainly: %s; without functions in pg_temp a job costs four round trips instead of one, "
                 "and there are no batches; it is tried again every minute%s",
                 one_line(cause),
-                printable(remedy),
+                printable(remedy()),
             )

@@ -75,10 +75,6 @@ class SettlingRow:
         """Whether a transaction is open on the session. Asking that isn't using it."""
         return (self._lock if self._own_session is None else self._own_session).in_transaction
 
-    def note_handler_returned(self) -> None:
-        """Note that the handler does nothing any more on the connection that it was lent."""
-        (self._lock if self._own_session is None else self._own_session).note_handler_returned()
-
     def lend(self) -> connection:
         """Return the connection for the handler, which may do with it what it likes."""
         return self.session.lend()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from qg.tables.table import ANSWER, Statement
@@ -12,22 +11,19 @@ __all__ = [
     "BECOME_ITSELF",
     "BECOME_ITSELF_LOCALLY",
     "BEGIN_HOLDING",
+    "RESET_TRANSACTIONS",
     "LIMIT_WAITING",
-    "ROLE",
     "SET_IDLE_TIMEOUT",
-    "USER",
     "Identity",
     "as_itself",
 ]
 
 
 class Identity(NamedTuple):
-    """Who a session is, and what its transactions are like, until a handler says SET ROLE or the like."""
+    """Who a session is, until a handler says SET ROLE or SET SESSION AUTHORIZATION."""
 
     user: str
     role: str
-    isolation: str
-    read_only: str
 
 
 # A handler may be busy elsewhere for as long as it likes: while the session is idle then, it has the
@@ -40,11 +36,6 @@ _WANTED = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30000",  # ms
 }
-
-USER, ROLE = "session_authorization", "role"
-# In the order of an Identity.
-IDENTITY = (USER, ROLE, "default_transaction_isolation", "default_transaction_read_only")
-_CURRENT = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY]
 
 # (names, texts) -> the names of what is prepared, by whomever; those of the given names that belong to other
 # statements; idle_session_timeout as it was, in ms, null where there is none; the Identity; the server process.
@@ -61,7 +52,7 @@ SELECT ARRAY(SELECT name::text FROM pg_catalog.pg_prepared_statements),
            WHERE pg_catalog.strpos(known.statement, 'PREPARE ' || given.name || ' AS ' || given.text) = 0
        ),
        pg_catalog.min(idle_timeout),
-       ARRAY[{", ".join(_CURRENT)}],
+       ARRAY[pg_catalog.current_setting('session_authorization'), pg_catalog.current_setting('role')],
        pg_catalog.pg_backend_pid()
 FROM (
     SELECT CASE WHEN found.name OPERATOR(pg_catalog.=) 'idle_session_timeout' THEN found.setting END AS idle_timeout,
@@ -85,36 +76,33 @@ LIMIT_WAITING = Statement("SELECT pg_catalog.set_config('lock_timeout', '1s', tr
 # () -> the server process that runs this.
 BACKEND_PID = Statement("SELECT pg_catalog.pg_backend_pid()")
 
-# (Identity) -> nothing; in front of a statement in the same message, outside any transaction. A transaction
-# by itself, for the next one begins with what is set here. session_authorization goes first: it resets role.
-BECOME_ITSELF = (
-    "BEGIN;SELECT " + ", ".join(f"pg_catalog.set_config('{name}', %s::text, false)" for name in IDENTITY) + ";COMMIT;"
+_TO_BE_ITSELF = (
+    "SELECT pg_catalog.set_config('session_authorization', %s::text, {0}), "
+    "pg_catalog.set_config('role', %s::text, {0});"
 )
 
-# (user, role) -> nothing; in front of a statement in the same message, in a transaction of qg's own.
-BECOME_ITSELF_LOCALLY = (
-    "SELECT pg_catalog.set_config('session_authorization', %s::text, true), "
-    "pg_catalog.set_config('role', %s::text, true);"
-)
+# (Identity) -> nothing; in front of a statement in the same message. session_authorization goes first: it
+# resets role.
+BECOME_ITSELF = _TO_BE_ITSELF.format("false")
+# The same, in a transaction of qg's own, until that ends.
+BECOME_ITSELF_LOCALLY = _TO_BE_ITSELF.format("true")
+
+# () -> nothing; what later transactions are like is again as the server, the database and the role have it.
+RESET_TRANSACTIONS = "RESET default_transaction_isolation; RESET default_transaction_read_only"
 
 
-def as_itself(sql: str, names: Sequence[str]) -> str:
+def as_itself(sql: str) -> str:
     """Return what runs *sql* in a handler's transaction as the session's own user, and is the handler's again after it.
 
-    Args:
-        sql: a statement.
-        names: of the settings that the handler may have changed so, USER first if it is one of them.
-
-    Returns:
-        A message whose first parameters are the session's own values of *names*. Its row has what the handler
-        has set each of IDENTITY to, USER only if that was named, and what *sql* left as an answer, null if nothing.
+    Its first parameters are an Identity. Its row ends with what *sql* left as an answer, null if nothing.
     """
-    kept = [f"pg_catalog.set_config('qg.{name}', pg_catalog.current_setting('{name}'), true)" for name in names]
-    own = [f"pg_catalog.set_config('{name}', %s::text, true)" for name in names]
-    back = [f"pg_catalog.set_config('{name}', pg_catalog.current_setting('qg.{name}'), true)" for name in names]
-    rest = [f"pg_catalog.current_setting('{name}')" for name in IDENTITY if name not in (USER, *names)]
     return f"""
-SELECT {", ".join(kept + own)};
+SELECT pg_catalog.set_config('qg.user', pg_catalog.current_setting('session_authorization'), true),
+       pg_catalog.set_config('qg.role', pg_catalog.current_setting('role'), true),
+       pg_catalog.set_config('session_authorization', %s::text, true),
+       pg_catalog.set_config('role', %s::text, true);
 {sql};
-SELECT {", ".join(back + rest)}, pg_catalog.current_setting('{ANSWER}', true)
+SELECT pg_catalog.set_config('session_authorization', pg_catalog.current_setting('qg.user'), true),
+       pg_catalog.set_config('role', pg_catalog.current_setting('qg.role'), true),
+       pg_catalog.current_setting('{ANSWER}', true)
 """

@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
+from types import TracebackType
 
 from qg.errors import ErrInvalidOption, ErrLockLost
 from qg.failures import PlainFailure
@@ -18,6 +18,7 @@ from qg.forks import end_if_forked, process_number
 from qg.job import Job
 
 __all__ = [
+    "Coroutine",
     "Running",
     "WorkFunc",
     "WorkMap",
@@ -36,47 +37,36 @@ WorkMap = Mapping[str, WorkFunc]
 """From job type to handler. Mirrors Go's ``WorkMap``."""
 
 
-class Running:
-    """Who runs a handler, as far as the handler's coroutine is concerned: it can be cancelled from another thread."""
+class Coroutine:
+    """A handler's coroutine while it runs; made and entered by itself, and cancelled from another thread."""
 
     def __init__(self) -> None:
-        # Cancels the coroutine that runs; None while none does.
-        self._cancel: Callable[[], object] | None = None
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
         self._is_lost = False
 
-    @property
-    def canceller(self) -> Callable[[], None] | None:
-        """What cancels the coroutine that runs now, because the lock of its job is lost; None if none runs."""
-        cancel = self._cancel
-        if cancel is None:
-            return None
-
-        def cancel_as_lost() -> None:
+    def cancel_as_lost(self) -> None:
+        """Cancel it because the lock of its job is lost; a second call does nothing, so that it can tidy up."""
+        if self._task is not None and not self._is_lost:
             self._is_lost = True
             with suppress(RuntimeError):  # it has ended since
-                cancel()
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
-        return cancel_as_lost
+    def __enter__(self) -> None:
+        """Nothing."""
 
-    @contextmanager
-    def cancellable(self) -> Iterator[None]:
-        """Let the coroutine that this is called from be cancelled within the block.
-
-        Raises:
-            ErrLockLost: in place of CancelledError, if the canceller was called.
-        """
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        self._is_lost = False
-        if task is not None:
-            self._cancel = partial(loop.call_soon_threadsafe, task.cancel)
-        try:
-            yield
-        except asyncio.CancelledError as error:
-            if not self._is_lost:
-                raise
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._is_lost and isinstance(error, asyncio.CancelledError):
             raise ErrLockLost("the job's session ended while its coroutine ran, which was cancelled") from error
-        finally:
-            self._cancel = None
+
+
+class Running:
+    """Who runs a handler.
+
+    Attributes:
+        coroutine: the handler's that runs at the moment; None if none does.
+    """
+
+    coroutine: Coroutine | None = None
 
 
 # Who runs the handler that is running here, or the coroutine or thread that works for it.
@@ -159,23 +149,34 @@ def _run_to_end(result: object) -> None:
 def _run_coroutine(awaitable: Awaitable[object]) -> None:
     here = process_number()
 
+    running = running_here.get() or Running()
+    raised: list[Exception] = []
+
     async def wait() -> None:
         # Behind this the event loop is closed, and a child shares its selector with the parent.
+        outer, running.coroutine = running.coroutine, Coroutine()
         try:
-            with (running_here.get() or Running()).cancellable():
+            with running.coroutine:
                 await awaitable
+        except Exception as error:  # not through the task, which would keep it, and with it the handler's variables
+            end_if_forked(here, error)
+            raised.append(error)
         except BaseException as error:
             end_if_forked(here, error)
             raise
+        finally:
+            running.coroutine = outer
         end_if_forked(here)
 
     if not _in_event_loop():
         asyncio.run(wait())
-        return
-    # We are called from a coroutine, and one thread runs one event loop: this one gets another.
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(context.run, asyncio.run, wait()).result()
+    else:
+        # We are called from a coroutine, and one thread runs one event loop: this one gets another.
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            thread.submit(context.run, asyncio.run, wait()).result()
+    if raised:
+        raise raised.pop()
 
 
 def _in_event_loop() -> bool:

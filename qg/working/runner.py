@@ -38,7 +38,6 @@ class Runner(Running):
     """
 
     def __init__(self, work_map: WorkMap, logger: Logger) -> None:
-        super().__init__()
         self.work_map = work_map
         self._logger = logger
         self._current: Job | None = None
@@ -88,10 +87,10 @@ class Runner(Running):
 
     def look(self) -> None:
         """See whether the lock of the running job is lost."""
-        job, cancel = self._current, self.canceller
-        # What is to be cancelled belongs to the job, if that is still the same.
-        if job is not None and job is self._current and job.lost and cancel is not None:
-            cancel()
+        job, coroutine = self._current, self.coroutine
+        # The coroutine is the job's, if that is still the same.
+        if job is not None and job is self._current and job.lost and coroutine is not None:
+            coroutine.cancel_as_lost()
 
     def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
