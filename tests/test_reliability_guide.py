@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import Database
+from support import Database, eventually
 
 import qg
 
@@ -53,6 +53,7 @@ def test_the_long_handler_stops_when_its_lock_is_lost(names: Any, client: qg.Cli
     names.export(job)
     assert names.calls == [0, 1, 2]
     database.terminate(job.conn.info.backend_pid)
+    eventually(lambda: job.lost, "the loss")
     with pytest.raises(qg.ErrLockLost):
         names.export(job)
     job.done()
