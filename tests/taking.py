@@ -7,13 +7,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from support import Database, Network, UntilEmpty, eventually
+from support import ID, VERSION, Database, Network, UntilEmpty, eventually, take_plainly
 
 import qg
 
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
 BATCH_SIZES = [1, 2, 5]
+WAYS = ["work_one", "work", "work plainly", "batches"]
+each_way = pytest.mark.parametrize("way", WAYS)
+from_4 = pytest.mark.skipif(VERSION == 3, reason="version 3 keeps no finished jobs")
 each_batch_size = pytest.mark.parametrize("batch_size", BATCH_SIZES)
 
 
@@ -71,6 +74,23 @@ def work_all(client: qg.Client, database: Database, handler: Callable[[qg.Job], 
         return database.count() == 0
 
     eventually(is_empty)
+
+
+def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object]) -> None:
+    """Work all jobs in this *way*, one of WAYS, or until one can't be recorded."""
+    take_plainly(client, way == "work plainly")
+    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
+    if way == "work_one":
+        while worker.work_one():
+            pass
+    else:
+        worker.work()
+
+
+def left(database: Database) -> list[int]:
+    """The jobs that are still to be done."""
+    condition = "true" if VERSION == 3 else "finished_at IS NULL AND expired_at IS NULL"
+    return [number for (number,) in database.query(f"SELECT {ID} FROM que_jobs WHERE {condition} ORDER BY {ID}")]
 
 
 def kinds(network: Network, *, lockers: bool = False) -> list[str]:

@@ -16,8 +16,8 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 from psycopg2.pool import ThreadedConnectionPool
-from support import ID, LAST_ERROR, VERSION, Database, Network, UntilEmpty, eventually, name_of, needs, take_plainly
-from taking import all_written, events, fill, first_lines, kinds, write
+from support import ID, LAST_ERROR, VERSION, Database, Network, UntilEmpty, eventually, name_of, needs
+from taking import all_written, each_way, events, fill, first_lines, from_4, kinds, left, work, write
 from transactions import django_connection, every_library, write_in
 
 import qg
@@ -25,24 +25,10 @@ from qg.testing import inject_job_tx
 
 pytestmark = pytest.mark.usefixtures("written")
 
-from_4 = pytest.mark.skipif(VERSION == 3, reason="version 3 keeps no finished jobs")
-WAYS = ["work_one", "work", "work plainly", "batches"]
-each_way = pytest.mark.parametrize("way", WAYS)
 
 NOT_COMMITTED = "qg.errors.ErrNotCommitted: delete_in_tx or finish_in_tx was called for job 1, but its transaction"
 ROLLED_BACK = f"{NOT_COMMITTED} hasn't committed: it was rolled back; commit it before the handler returns"
 STILL_OPEN = f"{NOT_COMMITTED} hasn't committed: it is still open; commit it before the handler returns"
-
-
-def work(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) -> None:
-    """Work all jobs in this *way*, or until one can't be recorded."""
-    take_plainly(client, way == "work plainly")
-    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
-    if way == "work_one":
-        while worker.work_one():
-            pass
-    else:
-        worker.work()
 
 
 def work_once(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) -> None:
@@ -51,12 +37,6 @@ def work_once(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) ->
         UntilEmpty(client, {"MyJob": handler}).work_one()
     else:
         work(client, way, handler)
-
-
-def left(database: Database) -> list[int]:
-    """The jobs that are still to be done."""
-    condition = "true" if VERSION == 3 else "finished_at IS NULL AND expired_at IS NULL"
-    return [number for (number,) in database.query(f"SELECT {ID} FROM que_jobs WHERE {condition} ORDER BY {ID}")]
 
 
 @pytest.fixture

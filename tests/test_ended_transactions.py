@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import psycopg2
 import pytest
-from support import Database, UntilEmpty, take_plainly
-from taking import all_written, events, fill, first_lines, write
+from support import Database
+from taking import all_written, each_way, events, fill, first_lines, work, write
 
 import qg
 
 pytestmark = pytest.mark.usefixtures("written")
 
-WAYS = ["work_one", "work", "work plainly", "batches"]
-each_way = pytest.mark.parametrize("way", WAYS)
 each_command = pytest.mark.parametrize("command", ["COMMIT", "ROLLBACK"])
 
 
 def say(job: qg.Job, command: str) -> None:
     with job.tx.cursor() as cur:
         cur.execute(command)
-
-
-def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object]) -> None:
-    take_plainly(client, way == "work plainly")
-    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
-    if way == "work_one":
-        while worker.work_one():
-            pass
-    else:
-        worker.work()
 
 
 @each_way

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
-from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually, take_plainly
-from taking import all_written, events, fill, first_lines, write
+from support import ID, PATIENCE, VERSION, Database, UntilEmpty, eventually
+from taking import WAYS, all_written, events, fill, first_lines, from_4, left, work, write
 
 import qg
 from qg.locking.locked_row import LockedRow
@@ -26,26 +26,6 @@ SETTLED = {"removed": REMOVE} | (
     }
 )
 each_settled = pytest.mark.parametrize("settle", SETTLED.values(), ids=list(SETTLED))
-from_4 = pytest.mark.skipif(VERSION == 3, reason="version 3 keeps no finished jobs")
-
-WAYS = ["work_one", "work", "work plainly", "batches"]
-
-
-def work(client: qg.Client, way: str, handler: Callable[[qg.Job], None]) -> None:
-    """Work all jobs in this *way*."""
-    take_plainly(client, way == "work plainly")
-    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
-    if way == "work_one":
-        while worker.work_one():
-            pass
-    else:
-        worker.work()
-
-
-def left(database: Database) -> list[int]:
-    """The jobs that are still to be done."""
-    condition = "true" if VERSION == 3 else "finished_at IS NULL AND expired_at IS NULL"
-    return [number for (number,) in database.query(f"SELECT {ID} FROM que_jobs WHERE {condition} ORDER BY {ID}")]
 
 
 @pytest.fixture

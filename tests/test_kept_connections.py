@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import psycopg2
 import pytest
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, UntilEmpty, eventually, lease, take_plainly
-from taking import all_written, events, fill, write
+from support import Database, UntilEmpty, eventually, lease
+from taking import all_written, each_way, events, fill, work, write
 
 import qg
 from qg.lookout import LOOKOUT
 
 pytestmark = pytest.mark.usefixtures("written")
-
-WAYS = ["work_one", "work", "work plainly", "batches"]
-each_way = pytest.mark.parametrize("way", WAYS)
-
-
-def run(client: qg.Client, handler: Callable[[qg.Job], None], way: str) -> None:
-    take_plainly(client, way == "work plainly")
-    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
-    if way == "work_one":
-        while worker.work_one():
-            pass
-    else:
-        worker.work()
 
 
 @pytest.fixture(params=["DSN", "pool"])
@@ -52,7 +39,7 @@ def test_what_outlives_its_handler_finds_the_connection_closed(
         kept.append(job.tx if what == "connection" else job.tx.cursor())
 
     fill(database, 5)
-    run(client, handler, way)
+    work(client, way, handler)
     for each in kept:
         with pytest.raises(psycopg2.InterfaceError, match="closed"):
             (each.cursor() if what == "connection" else each).execute("INSERT INTO written VALUES (1000)")
@@ -123,13 +110,13 @@ def test_a_handler_that_keeps_nothing_costs_no_connection(
     with qg.Client(connect) as client:
         before = len(opened)
         fill(database, 6)
-        run(client, handler, way)  # type: ignore[arg-type]
+        work(client, way, handler)  # type: ignore[arg-type]
         assert (database.count(), len(opened) - before) == (0, 0)
         # The log's records keep the traceback, and with it the variables of the handler.
         client.logger.setLevel("CRITICAL")
         try:
             fill(database, 3)
-            run(client, failing, way)
+            work(client, way, failing)
         finally:
             client.logger.setLevel("NOTSET")
         assert len(opened) - before == 0

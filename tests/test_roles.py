@@ -10,16 +10,15 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection, make_dsn
 from psycopg2.pool import ThreadedConnectionPool
-from support import Database, UntilEmpty, take_plainly
-from taking import all_written, execute, fill
+from support import Database, UntilEmpty
+from taking import WAYS, all_written, execute, fill, work
 
 import qg
 
 pytestmark = pytest.mark.usefixtures("written")
 
-WAYS = ["by hand", "work_one", "work", "work plainly", "batches"]
 LOCAL = ["SET LOCAL ROLE {}", "SET LOCAL SESSION AUTHORIZATION {}"]
-each_way = pytest.mark.parametrize("way", WAYS)
+each_way = pytest.mark.parametrize("way", ["by hand", *WAYS])
 
 
 @pytest.fixture
@@ -33,17 +32,13 @@ def tenant(database: Database) -> Iterator[str]:
 
 def run(client: qg.Client, handler: Callable[[qg.Job], None], way: str) -> None:
     """Run *handler* for all jobs, in the *way* that it says."""
-    take_plainly(client, way == "work plainly")
-    if way == "by hand":
-        while (job := client.lock_job()) is not None:
-            with job:
-                handler(job)
-                job.delete()
-    elif way == "work_one":
-        while UntilEmpty(client, {"MyJob": handler}).work_one():
-            pass
-    else:
-        UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1).work()
+    if way != "by hand":
+        work(client, way, handler)
+        return
+    while (job := client.lock_job()) is not None:
+        with job:
+            handler(job)
+            job.delete()
 
 
 def who(conn: connection) -> tuple[str, ...]:
