@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from support import SUFFIX, UNNAMED, VERSION, Database, Network, UntilEmpty
 from taking import all_written, do_nothing, each_batch_size, fail, fill, kinds, write
 
@@ -90,3 +91,16 @@ def test_to_enqueue_ten_thousand_costs_one_message_and_their_ids_are_in_order(
     assert kinds(network) == ["insert"]
     assert [(job.id, job.args) for job in jobs] == [(number + 1, [number]) for number in range(10_000)]
     assert database.value("SELECT bool_and((args ->> 0)::bigint = job_id - 1) FROM jobs")
+
+
+def test_by_hand_the_use_of_the_connection_costs_no_message_more(network: Network, database: Database) -> None:
+    fill(database, 2)
+    with qg.Client(network.dsn) as client:
+        client.lock_job().done()
+        for used in (False, True):
+            network.statements.clear()
+            with client.lock_job() as job:
+                if used:
+                    assert job.conn.info.transaction_status == TRANSACTION_STATUS_IDLE
+                job.delete()
+            assert len(network.statements) == 3, network.statements  # lock, delete, unlock

@@ -214,6 +214,16 @@ class Session:
                 self._begin_holding([UNLOCK_JOB, *known] if statement in known else [statement])
                 return self._fetch(self._sql(statement), params)
 
+    def run_last(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Do as run(), as the last one before give_back(). In the same message, what a handler has set is reset."""
+        if not self._lending.is_lent:
+            return self.run(statement, params)
+        with self._answer_by, self._autocommit():
+            sql, everything = self._lending.alone(self._sql(statement), params)
+            rows = self._fetch(f"{RESET_TRANSACTIONS};{sql}", everything)
+            self._lending.take_back()
+            return rows
+
     def prepare_taking(self, table: Table) -> None:
         """Make what delete_and_run() needs for *table*, unless this connection has it.
 
@@ -268,7 +278,8 @@ class Session:
                 undone = self.in_transaction
                 self.rollback()
                 self._lending.take_back()
-                self._reset_transactions()
+                with plain_cursor(self.conn) as cur:
+                    cur.execute(RESET_TRANSACTIONS)
                 if undone or deleted is None:
                     return self._fetch(self._sql_after_deletion(deleted, statement), everything)
                 return self._fetch(self._sql(statement), params)
@@ -403,19 +414,12 @@ class Session:
         self._lease.give_back(reusable)
 
     def _make_as_it_was(self) -> None:
-        if self._lending.is_lent:
-            self._reset_transactions()
         if self._leave is not None:
             self.run(self._leave)
         self._give_back_timeout()
         if self._encoding is not None and not self._lease.own:
             self.conn.set_client_encoding(self._encoding)
         self._mode.apply(self.conn, autocommit=self._mode.autocommit)
-
-    def _reset_transactions(self) -> None:
-        """Let later transactions be again what they are without a handler's doing."""
-        with self._autocommit(), plain_cursor(self.conn) as cur:
-            cur.execute(RESET_TRANSACTIONS)
 
     def close_now(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""

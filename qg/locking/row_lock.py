@@ -85,7 +85,7 @@ class RowLock:
             session = self.session
             if not session.idle:
                 session.close_now()
-            elif not session.run(self._unlock, (self._id,))[0][0]:
+            elif not (session.run if self._lent else session.run_last)(self._unlock, (self._id,))[0][0]:
                 self._context.note_lock_lost(session, self._id)
             elif not self._lent:
                 session.give_back()

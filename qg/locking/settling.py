@@ -327,7 +327,9 @@ class SettlingRow:
         logger = self._context.logger
         if self._settled_in_tx is None:
             logger.warning(
-                "job_gone id=%d: somebody removed it while it ran; there was nothing left to %s", self.row.id, purpose
+                "job_gone id=%d: somebody settled or removed it while it ran; there was nothing left to %s",
+                self.row.id,
+                purpose,
             )
         else:
             logger.warning(
