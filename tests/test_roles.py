@@ -205,3 +205,21 @@ def test_a_role_that_is_set_after_delete_ends_with_the_job_as_well(
     finally:
         pool.closeall()
     assert database.jobs() == []
+
+
+@pytest.mark.parametrize(
+    "also",
+    ["SET default_transaction_read_only = on", "SET default_transaction_isolation = serializable", "DISCARD TEMP"],
+)
+@pytest.mark.parametrize("way", ["work", "batches"])
+def test_a_role_ends_with_the_job_where_the_next_message_has_to_be_sent_again(
+    client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture, tenant: str, way: str, also: str
+) -> None:
+    def handler(job: qg.Job) -> None:
+        execute(job.conn, also)
+        execute(job.conn, f"SET ROLE {tenant}")
+
+    fill(database, 3)
+    run(client, handler, way)
+    assert (database.jobs(), database.locks()) == ([], [])
+    assert [each for each in caplog.messages if each.startswith(("outage", "taking", "job_failed"))] == []

@@ -200,19 +200,19 @@ class Session:
         sql = self._sql(statement)
         with self._answer_by, self._autocommit():
             try:
-                return self._fetch(*self._lending.alone(sql, params))
+                return self._fetch_alone(sql, params)
             except UNREADABLE as error:
                 if self.in_transaction:
                     raise
                 if self._table is not None and statement in self._table.locking:
                     # It locked the row that can't be read, and would lock it a second time.
                     self._fetch(UNLOCK_EVERYTHING.call_sql, ())
-                return fetch_unreadable(self.conn, sql, params, error)
+                return fetch_unreadable(self.conn, *self._lending.alone(sql, params), error)
             except psycopg2.errors.InvalidSqlStatementName:
                 # Somebody threw the prepared statements away: DISCARD ALL of a pool, mostly.
                 known = [] if self._table is None else self._table.prepared
                 self._begin_holding([UNLOCK_JOB, *known] if statement in known else [statement])
-                return self._fetch(self._sql(statement), params)
+                return self._fetch_alone(self._sql(statement), params)
 
     def run_last(self, statement: Statement, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Do as run(), as the last one before give_back(). In the same message, what a handler has set is reset."""
@@ -259,7 +259,7 @@ class Session:
         everything = params if deleted is None else (*deleted, *params)
         with self._answer_by, self._autocommit():
             try:
-                rows = self._fetch(*self._lending.alone(self._sql_after_deletion(deleted, statement), everything))
+                rows = self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
                 self._lending.take_back()
                 return rows
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
@@ -269,27 +269,27 @@ class Session:
                 self._prepared.functions_of = None
                 self.prepare_taking(table)
                 if undone:
-                    return self._fetch(self._sql_after_deletion(deleted, statement), everything)
-                return self._fetch(self._sql(statement), params)
+                    return self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
+                return self._fetch_alone(self._sql(statement), params)
             except (psycopg2.errors.ReadOnlySqlTransaction, psycopg2.errors.FeatureNotSupported):
                 if not self._lending.is_lent:
                     raise
                 # The handler may have changed what later transactions are like. The deletion fails first then.
                 undone = self.in_transaction
                 self.rollback()
-                self._lending.take_back()
                 with plain_cursor(self.conn) as cur:
                     cur.execute(RESET_TRANSACTIONS)
                 if undone or deleted is None:
-                    return self._fetch(self._sql_after_deletion(deleted, statement), everything)
-                return self._fetch(self._sql(statement), params)
+                    return self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
+                return self._fetch_alone(self._sql(statement), params)
             except UNREADABLE as error:
                 if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
                     raise
                 # All is done by now but for telling us which jobs it locked. The lock that was to be given
                 # up is gone, and nobody will hear whether it had been held.
                 self._fetch(UNLOCK_EVERYTHING.call_sql, ())
-                return fetch_unreadable(self.conn, self._sql(statement), (None, *params[1:]), error)
+                again = self._lending.alone(self._sql(statement), (None, *params[1:]))
+                return fetch_unreadable(self.conn, *again, error)
             finally:
                 if self.in_transaction:
                     self.rollback()
@@ -450,6 +450,10 @@ class Session:
         if self._table is None or (self._prepared.not_ours and statement in self._prepared.not_ours):
             return statement.full_sql
         return statement.call_sql
+
+    def _fetch_alone(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run *sql* as the session's own user. If it fails, so has becoming that, in the same transaction."""
+        return self._fetch(*self._lending.alone(sql, params))
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         with plain_cursor(self.conn) as cur:
