@@ -19,11 +19,15 @@ from qg.failures import one_line
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
 from qg.working.handlers import WorkMap, checked_work_map, running_here
+from qg.working.hands import Hands
 from qg.working.listener import Listener
+from qg.working.locker import Locker
+from qg.working.loop import Loop
 from qg.working.options import Configurable, WorkOptions
 from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.threads import BackgroundThread, join_all
+from qg.working.transactions import Transactions
 from qg.working.work_loop import WorkLoop
 
 if TYPE_CHECKING:
@@ -62,6 +66,12 @@ class WorkerPool(Configurable):
         listen: whether to listen, if the table notifies. From version 4 on, where each job is told to
             one listening locker in turn, Ruby's or ours, that may be too many or too few for a pool
             that works only some types; it polls in any case.
+        connections: how many sessions lock jobs for all workers, 1 to *count*; None means that each worker has its
+            own. For jobs that mostly wait. A worker that uses ``job.tx``, or has to record an error, then leases a
+            connection for as long as that job takes. Jobs that don't use ``job.tx`` are deleted together, as with
+            *batch_size*, which has to be left at 1.
+        transactions: how many of these connections are leased at once at the most, beside *connections*; a job
+            that needs another one waits. None means as many as the source gives.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -79,23 +89,32 @@ class WorkerPool(Configurable):
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
         only_known_types: bool = False,
         listen: bool = True,
+        connections: int | None = None,
+        transactions: int | None = None,
     ) -> None:
         super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
         if not isinstance(listen, bool):
             raise ErrInvalidOption(f"listen must be True or False, not {listen!r}")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
+        _check_connections(count, batch_size, connections, transactions)
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {type(client).__name__}")
         self.work_map = checked_work_map(work_map)
         self._engine = engine_of(client)
         self._count = count
+        # How many sessions hold locks; each worker has its own unless they share them.
+        self._lockers = count if connections is None else min(connections, count)
+        self._transactions = (
+            None if connections is None else Transactions(self._engine, self.queue, transactions or max(count, 1))
+        )
         self._listen = listen
         self._outage = Outage(client.logger)
         self._sleepers = Sleepers()
         self._runners: list[Runner] = []
-        self._loops: list[WorkLoop] = []
+        self._loops: list[Loop] = []
         self._threads: list[BackgroundThread] = []
+        self._hands: list[BackgroundThread] = []
         self._listener: Listener | None = None
         # Guards the stage, and nothing that takes long. A signal handler may interrupt who holds it.
         self._mutex = threading.RLock()
@@ -185,7 +204,10 @@ class WorkerPool(Configurable):
                 self._listener = listener
                 listener.start(sessions[0])
             while sessions and not self._stopped:
-                self._start_worker(work_map, sessions)
+                if self._transactions is None:
+                    self._start_worker(work_map, sessions)
+                else:
+                    self._start_locker(work_map, sessions, self._transactions)
             self._start_has_succeeded = True
         finally:
             if self._stopped or not self._start_has_succeeded:
@@ -222,12 +244,32 @@ class WorkerPool(Configurable):
         del sessions[0]
         thread.start()
 
+    def _start_locker(self, work_map: WorkMap, sessions: list[Session], transactions: Transactions) -> None:
+        """Start a locker on the first of *sessions*, which is its own from then on, and its share of the workers."""
+        number = len(self._threads)
+        share = self._count // self._lockers + (number < self._count % self._lockers)
+        first = len(self._runners) + 1
+        hands = Hands(
+            [f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)], work_map, self._engine.logger
+        )
+        loop = Locker(self._engine, self._options, self._outage, self._sleepers, sessions[0], hands, transactions)
+        name = f"qg-locker-{self.queue}-{number + 1}"
+        thread = BackgroundThread(name, loop.run, wake=loop.stop, logger=self._engine.logger)
+        self._runners.extend(hands.runners)
+        self._hands.extend(hands.threads)
+        self._loops.append(loop)
+        self._threads.append(thread)
+        del sessions[0]
+        thread.start()
+        for hand in hands.threads:
+            hand.start()
+
     def _wait(self, deadline: float | None) -> bool:
         started = self._not_starting.wait(_seconds_until(deadline))
-        ended = join_all(self._threads, _seconds_until(deadline))
+        ended = join_all([*self._threads, *self._hands], _seconds_until(deadline))
         if self._listener is not None:
             self._listener.join(_seconds_until(deadline))
-        for runner, thread in zip(self._runners, self._threads, strict=False):
+        for runner, thread in zip(self._runners, self._hands or self._threads, strict=False):
             if thread.alive:
                 runner.log_still_running()
         return started and ended
@@ -244,12 +286,12 @@ class WorkerPool(Configurable):
         Before that it is looked whether the role may work jobs.
         """
         spare = self._engine.database.spare
-        if spare is not None and spare < self._count:
+        if spare is not None and spare < self._lockers:
             raise self._too_few(spare, "that is all its pool has to spare")
         try:
             if self._count:
                 self._engine.require_rights()
-            while len(sessions) < self._count and not self._stopped:
+            while len(sessions) < self._lockers and not self._stopped:
                 sessions.append(self._engine.database.lease())
         except Exception as error:
             unreachable = not sessions and isinstance(error, psycopg2.OperationalError)
@@ -259,9 +301,31 @@ class WorkerPool(Configurable):
 
     def _too_few(self, given: int, cause: str) -> ErrTooFewConnections:
         return ErrTooFewConnections(
-            f"queue {self.queue!r} needs {self._count} connections but the source gives {given}: {cause}; "
-            "raise its limit or lower count"
+            f"queue {self.queue!r} needs {self._lockers} connections but the source gives {given}: {cause}; "
+            f"raise its limit or lower {'count' if self._transactions is None else 'connections'}"
         )
+
+
+def _check_connections(count: int, batch_size: int, connections: object, transactions: object) -> None:
+    if connections is None:
+        if transactions is not None:
+            raise ErrInvalidOption(
+                "transactions= says how many connections workers lease beside connections=; give that, too"
+            )
+        return
+    if not _is_between(connections, 1, max(count, 1)):
+        raise ErrInvalidOption(f"connections must be a number from 1 to count, {count}, not {connections!r}")
+    if transactions is not None and not _is_between(transactions, 1, max(count, 1)):
+        raise ErrInvalidOption(f"transactions must be a number from 1 to count, {count}, not {transactions!r}")
+    if batch_size != 1:
+        raise ErrInvalidOption(
+            "batch_size has no meaning beside connections=, where jobs are taken for the workers that are free; "
+            "leave it out"
+        )
+
+
+def _is_between(number: object, least: int, most: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and least <= number <= most
 
 
 def _seconds_until(deadline: float | None) -> float | None:

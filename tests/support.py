@@ -27,13 +27,17 @@ from qg.client import engine_of
 from qg.database.outage import Outage
 from qg.database.session import Session
 from qg.locking.marks import Marks
-from qg.locking.row_taker import RowTaker, Taken
+from qg.locking.row_taker import RowTaker, Search, Taken
 from qg.tables import Statement, Table, table_in
+from qg.working.hands import Hands
 from qg.working.listener import Listener
+from qg.working.locker import Locker
+from qg.working.loop import Loop
 from qg.working.options import WorkOptions
 from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
-from qg.working.threads import WakeUp
+from qg.working.threads import WakeUp, join_all
+from qg.working.transactions import Transactions
 from qg.working.work_loop import WorkLoop
 
 if TYPE_CHECKING:
@@ -243,7 +247,11 @@ def rows_of(client: qg.Client) -> RowTaker:
 
 def take(client: qg.Client, session: Session, queue: str, wanted: int = 1, **how: Any) -> Taken:
     """Take rows on *session*, as a worker does."""
-    return rows_of(client).take(session, table_of(client), queue, wanted, **how)  # type: ignore[return-value]
+    search = Search(queue, how.pop("order", qg.PollStrategy.PRIORITY), how.pop("types", None))
+    unlock = how.pop("unlock", None)
+    return rows_of(client).take(  # type: ignore[return-value]
+        session, table_of(client), search, wanted, unlock=() if unlock is None else (unlock,), **how
+    )
 
 
 def begin_with(client: qg.Client, marks: Marks) -> None:
@@ -283,7 +291,11 @@ def backend_pid(client: qg.Client) -> int:
 
 
 class UntilEmpty:
-    """A worker that stops when it would wait for something; to look again at once isn't that."""
+    """A worker that stops when it would wait for something; to look again at once isn't that.
+
+    Args:
+        hands: how many run the jobs of one locker; 0 has the worker run them itself.
+    """
 
     def __init__(
         self,
@@ -295,10 +307,16 @@ class UntilEmpty:
         batch_size: int = 1,
         poll_strategy: qg.PollStrategy = qg.PollStrategy.PRIORITY,
         only_known_types: bool = False,
+        hands: int = 0,
     ) -> None:
         options = WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types)
-        runner, outage = Runner(work_map, client.logger), Outage(client.logger)
-        self.loop = WorkLoop(engine_of(client), runner, options, outage, _Restless(self))
+        engine, outage, sleepers = engine_of(client), Outage(client.logger), _Restless(self)
+        self.hands = Hands([f"qg-worker-{number}" for number in range(hands)], work_map, client.logger)
+        self.loop: Loop = (
+            Locker(engine, options, outage, sleepers, None, self.hands, Transactions(engine, options.queue, hands))
+            if hands
+            else WorkLoop(engine, Runner(work_map, client.logger), options, outage, sleepers)
+        )
         self.at_once = 0
 
         self.work_one = qg.Worker(
@@ -311,13 +329,20 @@ class UntilEmpty:
         ).work_one
 
     def work(self) -> None:
+        for thread in self.hands.threads:
+            thread.start()
         self.loop.run()
+        assert join_all(self.hands.threads, PATIENCE)
 
     def stop(self) -> None:
         self.loop.stop()
 
     def shutdown(self) -> None:
         self.loop.stop()
+
+    @property
+    def waits_for_hands(self) -> bool:
+        return bool(self.hands.threads) and not self.hands.crew.idle
 
     def rest(self, seconds: float, due: float | None = None) -> None:
         """Called where it would sleep."""
@@ -336,10 +361,16 @@ class _Restless(Sleepers):
         self._worker = worker
 
     def sleep(self, wake_up: WakeUp, seconds: float, due: float | None, calls: int) -> None:
-        self._worker.rest(seconds, due)
+        if self._worker.waits_for_hands:
+            wake_up.wait(seconds if due is None else due)
+        else:
+            self._worker.rest(seconds, due)
 
     def pause(self, wake_up: WakeUp, seconds: float) -> None:
-        self._worker.rest(seconds)
+        if self._worker.waits_for_hands:
+            wake_up.wait(seconds)
+        else:
+            self._worker.rest(seconds)
 
 
 class Network:

@@ -14,7 +14,7 @@ import qg
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
 BATCH_SIZES = [1, 2, 5]
-WAYS = ["work_one", "work", "work plainly", "batches"]
+WAYS = ["work_one", "work", "work plainly", "batches", "hands", "hands plainly"]
 each_way = pytest.mark.parametrize("way", WAYS)
 from_4 = pytest.mark.skipif(VERSION == 3, reason="version 3 keeps no finished jobs")
 each_batch_size = pytest.mark.parametrize("batch_size", BATCH_SIZES)
@@ -78,8 +78,10 @@ def work_all(client: qg.Client, database: Database, handler: Callable[[qg.Job], 
 
 def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object]) -> None:
     """Work all jobs in this *way*, one of WAYS, or until one can't be recorded."""
-    take_plainly(client, way == "work plainly")
-    worker = UntilEmpty(client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1)
+    take_plainly(client, way.endswith("plainly"))
+    worker = UntilEmpty(
+        client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1, hands=1 if way.startswith("hands") else 0
+    )
     if way == "work_one":
         while worker.work_one():
             pass

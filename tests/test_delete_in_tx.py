@@ -815,13 +815,13 @@ def test_a_worker_that_waits_for_it_goes_on_when_it_ends(
     """So a connection that is only dropped is no trouble, though its server process ends a moment later."""
     ending: list[threading.Thread] = []
 
-    def end_tx(pid: int) -> None:
-        eventually(lambda: database.is_waiting_for_a_lock(pid))
+    def end_tx() -> None:
+        eventually(lambda: any(database.is_waiting_for_a_lock(pid) for pid, _, _ in database.sessions()))
         tx.commit() if commits else tx.rollback()
 
     def handler(job: qg.Job) -> None:
         job.delete_in_tx(tx)
-        ending.append(threading.Thread(target=end_tx, args=database.lock_holders()))
+        ending.append(threading.Thread(target=end_tx))
         ending[0].start()
         end(job)
 

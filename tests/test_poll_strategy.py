@@ -86,7 +86,7 @@ def walk(
         table,
         None,
         take_jobs_in(order),
-        (None, table.queue_name(""), wanted, None, *WalkStart(0.0, marks or None, learn).params),
+        (None, None, None, table.queue_name(""), wanted, None, *WalkStart(0.0, marks or None, learn).params),
     )
     return [Row.read(text) for (text,) in found], Walk(*json.loads(last[0]))
 

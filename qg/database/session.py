@@ -154,6 +154,11 @@ class Session:
         return self.backend_pid not in (None, self.conn.info.backend_pid)
 
     @property
+    def is_lent(self) -> bool:
+        """Whether a handler has got the connection, and may have set something on it."""
+        return self._lending.is_lent
+
+    @property
     def is_held_by_handler(self) -> bool:
         """Whether somebody has still got the connection that was lent, or a cursor of it, in a thread for instance."""
         return self._lending.is_kept

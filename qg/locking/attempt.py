@@ -266,6 +266,7 @@ class Attempt:
                 return True  # there is nothing to record, or a block of the handler's own has recorded it
             if self.held:
                 try:
+                    self._locked.require_lock()
                     self._carry_out(error, set_error)
                     return True
                 except ErrNotCommitted as trouble:  # another session wouldn't get the row either

@@ -8,11 +8,10 @@ from typing import Any
 import psycopg2
 
 from qg.database.known_table import MIGRATED, STALE
-from qg.database.session import Session
 from qg.errors import ErrJobGone, ErrNotCommitted
 from qg.failures import one_line, seconds_until_retry, storable
 from qg.locking.context import LockContext
-from qg.locking.row_lock import RowLock
+from qg.locking.row_lock import Lock
 from qg.locking.settling import SettlingRow
 from qg.tables import Row, Statement, Table, iso_text
 from qg.tables.settings import LIMIT_WAITING
@@ -32,11 +31,8 @@ class LockedRow(SettlingRow):
 
     Args:
         row: as it was locked.
-        lock: its lock.
+        lock: its lock, and the session on which the row is written.
         context: of the client.
-        session: where the row is written, and its handler's transaction runs; None means the session
-            that holds the lock. Another one is the caller's, who gives it back: many rows can be locked on
-            one session then, and each handler that writes has one of its own.
         anew_since: the table as it was known when the attempt began, if its lock was lost or given up since.
             What changed the row then, if anything has, was no edit while the job ran, but a record that was
             under way when its session was lost.
@@ -51,13 +47,12 @@ class LockedRow(SettlingRow):
     def __init__(
         self,
         row: Row,
-        lock: RowLock,
+        lock: Lock,
         context: LockContext,
-        session: Session | None = None,
         *,
         anew_since: Table | None = None,
     ) -> None:
-        super().__init__(row, lock, context, session, anew_since)
+        super().__init__(row, lock, context, anew_since)
         self.as_locked = row
         self._locked_anew = anew_since is not None
 
@@ -110,10 +105,10 @@ class LockedRow(SettlingRow):
         A session that can't do it is closed, which does it too. Ctrl-C passes on after that; no failure does.
         """
         try:
-            if self.session.in_transaction:
+            if self.in_transaction:
                 self.session.rollback()
         except psycopg2.Error as trouble:
-            self.session.close_now()
+            self._lock.close()
             self._context.logger.warning(
                 "unlock_failed id=%d: %s; its session was closed", self.row.id, one_line(trouble)
             )
@@ -128,8 +123,12 @@ class LockedRow(SettlingRow):
         self._context.logger.warning(
             "session_given_up id=%d: %s; its session was closed", self.row.id, one_line(trouble)
         )
-        self.session.close_now()
+        self._lock.close()
         self._lock.release()
+
+    def require_lock(self) -> None:
+        """Raise ErrLockLost if what is written isn't under the lock any more."""
+        self._lock.require()
 
     def still_there(self) -> bool:
         """Whether the job is in the table, for one whose lock was given up."""
@@ -149,7 +148,7 @@ class LockedRow(SettlingRow):
                 if anew._run("check_job", row.key):
                     return anew
             except BaseException:
-                lock.session.close_now()
+                lock.close()
                 raise
             anew.let_go()
         self._log_moved_on()

@@ -1,10 +1,11 @@
-"""RowLock: the advisory lock of one row, and the session that holds it."""
+"""Lock: the advisory lock of one row, and the session for what is written about it. RowLock: both on one session."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from qg.database.driver import is_lost
 from qg.database.session import Session
@@ -13,13 +14,51 @@ from qg.locking.context import LockContext
 from qg.tables import Statement
 from qg.tables.locking import RELOCK_JOB, UNLOCK_ALL
 
-__all__ = ["RowLock"]
+__all__ = ["Lock", "RowLock", "lock_anew"]
 
 _RETRY_PAUSES_SECONDS = (0.01, 0.03, 0.1, 0.3)
 
 
+class Lock(Protocol):
+    """The lock of one row, and the session for all that is written about the row, and for its handler."""
+
+    @property
+    def session(self) -> Session:
+        """The session for this row, ready for use."""
+
+    @property
+    def unused_session(self) -> Session:
+        """The session, for a look at it, or one that it takes while it is idle. That isn't using it.
+
+        Whoever runs something on it keeps out whoever else may.
+        """
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on the session. Asking that isn't using it."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock has gone with its session, as far as can be seen without a message. Not a use either."""
+
+    def require(self) -> None:
+        """Raise ErrLockLost if what is written on the session isn't under the lock any more."""
+
+    def release(self) -> None:
+        """Unlock, and part with the session. Ctrl-C passes on after that; no failure does."""
+
+    def close(self) -> None:
+        """Close the session, if there is one."""
+
+    def reached(self) -> AbstractContextManager[Session]:
+        """Within the block there is a session for what is still to be asked about the row after the lock was lost."""
+
+    def anew(self) -> Lock | None:
+        """Lock the row anew after its lock was lost or given up; return None if somebody else has it."""
+
+
 class RowLock:
-    """The lock of the row *id* on a session.
+    """The lock of the row *id* on a session, which is the row's as long as it is locked.
 
     Args:
         session: the one that holds the lock.
@@ -59,21 +98,21 @@ class RowLock:
 
     @property
     def unused_session(self) -> Session:
-        """The session, for a look at it, or one that it takes while it is idle. before_use isn't called.
-
-        Whoever runs something on it keeps out whoever else may.
-        """
+        """The session; before_use isn't called."""
         return self._session
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open on the session. Asking that isn't using it: before_use isn't called."""
+        """Whether a transaction is open on the session; before_use isn't called."""
         return self._session.in_transaction
 
     @property
     def lost(self) -> bool:
-        """Whether the session has ended, as far as can be seen without a message. To ask that is no use of it."""
+        """Whether the session has ended; before_use isn't called."""
         return is_lost(self._session.conn)
+
+    def require(self) -> None:
+        """Nothing: where the lock is gone, nothing can be written either."""
 
     def release(self) -> None:
         """Unlock, and give the session back unless it is lent.
@@ -95,6 +134,10 @@ class RowLock:
                 raise  # Ctrl-C, after which the lock is gone all the same
             self._context.logger.warning("unlock_failed id=%d: %s; its session was closed", self._id, one_line(trouble))
 
+    def close(self) -> None:
+        """Close the session, and free the lock with it."""
+        self.session.close_now()
+
     @contextmanager
     def reached(self) -> Iterator[Session]:
         """Within the block there is a session for what is still to be asked about the row after the lock was lost."""
@@ -114,15 +157,30 @@ class RowLock:
     def anew(self) -> RowLock | None:
         """Lock the row anew after its lock was lost or given up; return None if somebody else has it."""
         session, lent = self._reach()
-        try:
-            # The server may take a moment to notice that the session which had the lock is gone.
-            for pause in (0, *_RETRY_PAUSES_SECONDS):
-                time.sleep(pause)
-                if session.run(RELOCK_JOB, (self._id,))[0][0]:
-                    return RowLock(session, self._id, self._context, lent=lent, unlock=self._unlock)
-            if not lent:
-                session.give_back()
-        except BaseException:
-            session.close_now()
-            raise
-        return None
+        return lock_anew(session, self._id, self._context, lent=lent, unlock=self._unlock)
+
+
+def lock_anew(
+    session: Session,
+    id: int,  # noqa: A002 - as above
+    context: LockContext,
+    *,
+    lent: bool,
+    unlock: Statement = UNLOCK_ALL,
+) -> RowLock | None:
+    """Lock the row *id* on *session* after its lock was lost elsewhere; return None if somebody else has it.
+
+    The session is given back then, unless it is *lent*; see RowLock. After an exception it is closed.
+    """
+    try:
+        # The server may take a moment to notice that the session which had the lock is gone.
+        for pause in (0, *_RETRY_PAUSES_SECONDS):
+            time.sleep(pause)
+            if session.run(RELOCK_JOB, (id,))[0][0]:
+                return RowLock(session, id, context, lent=lent, unlock=unlock)
+        if not lent:
+            session.give_back()
+    except BaseException:
+        session.close_now()
+        raise
+    return None

@@ -16,10 +16,10 @@ from qg.database.session import Session
 from qg.failures import one_line, printable
 from qg.locking.marks import Marks
 from qg.tables import PollStrategy, Row, Table
-from qg.tables.locking import UNLOCK_JOBS, Walk, delete_params, take_jobs_in
+from qg.tables.locking import UNLOCK_JOBS, Walk, array, delete_params, take_jobs_in
 from qg.tables.rights import to_create_functions
 
-__all__ = ["RowTaker", "Taken"]
+__all__ = ["RowTaker", "Search", "Taken"]
 
 _Types: TypeAlias = "tuple[str, ...] | None"
 
@@ -44,6 +44,14 @@ class Taken(NamedTuple):
     more: bool
     seconds_until_next: float | None
     at_marks: bool
+
+
+class Search(NamedTuple):
+    """Which jobs are looked for: of which queue, in which order, and of which types; None means of any."""
+
+    queue: str
+    order: PollStrategy = PollStrategy.PRIORITY
+    types: _Types = None
 
 
 class RowTaker:
@@ -81,13 +89,12 @@ class RowTaker:
         self,
         session: Session,
         table: Table,
-        queue: str,
+        search: Search,
         wanted: int = 1,
         *,
-        order: PollStrategy = PollStrategy.PRIORITY,
-        types: _Types = None,
         deleted: Sequence[Row] = (),
-        unlock: Row | None = None,
+        unlock: Sequence[Row] = (),
+        held: Sequence[Row] | None = None,
         anew: bool = False,
     ) -> Taken | None:
         """Delete *deleted* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
@@ -97,12 +104,12 @@ class RowTaker:
         Args:
             session: an idle one.
             table: the table as it is known.
-            queue: the queue's name.
+            search: which jobs.
             wanted: how many jobs at the most.
-            order: which ones come first.
-            types: only jobs of these types; None means of any.
             deleted: rows that are locked on the session.
-            unlock: one of the rows that are locked on the session; None if none is.
+            unlock: rows that are locked on the session. With *held* all that it is to let go of; otherwise it
+                lets go of everything, and looks of the last of these whether it was locked.
+            held: the rows that it is to go on holding; None if none.
             anew: whether to walk from the very start, whatever that costs.
 
         Returns:
@@ -113,14 +120,17 @@ class RowTaker:
         """
         if not self._prepare(session, table):
             return None
-        queue = table.queue_name(queue)
-        marks = self.marks(queue, types)
+        queue = table.queue_name(search.queue)
+        marks = self.marks(queue, search.types)
         start = marks.start(anew=anew)
         keys = delete_params(deleted) if deleted else None
-        wanted_types = None if types is None else list(types)
-        params = (unlock.id if unlock else None, queue, wanted, wanted_types, *start.params)
+        let_go: tuple[int | None, str | None, str | None] = (unlock[-1].id if unlock else None, None, None)
+        if held is not None:
+            let_go = (None, array(row.id for row in unlock), array(row.id for row in held))
+        types = None if search.types is None else list(search.types)
+        params = (*let_go, queue, wanted, types, *start.params)
         try:
-            *found, last = (text for (text,) in session.delete_and_run(table, keys, take_jobs_in(order), params))
+            *found, last = (text for (text,) in session.delete_and_run(table, keys, take_jobs_in(search.order), params))
         except psycopg2.errors.FeatureNotSupported as error:
             self._give_up(session, error)
             return None

@@ -13,7 +13,7 @@ from psycopg2.extensions import connection
 from qg.database.session import Session
 from qg.errors import ErrJobGone, ErrNotCommitted, ErrTable
 from qg.locking.context import LockContext
-from qg.locking.row_lock import RowLock
+from qg.locking.row_lock import Lock
 from qg.tables import Row, Statement, Table
 
 __all__ = ["SettlingRow"]
@@ -55,25 +55,22 @@ class SettlingRow:
     _settled_in_tx: int | None = None
     _settled_for_good = False
 
-    def __init__(
-        self, row: Row, lock: RowLock, context: LockContext, session: Session | None, anew_since: Table | None
-    ) -> None:
+    def __init__(self, row: Row, lock: Lock, context: LockContext, anew_since: Table | None) -> None:
         self.row = row
         self._lock = lock
         self._context = context
-        self._own_session = session
         # As it was known when the attempt began.
         self._table = anew_since or context.table
 
     @property
     def session(self) -> Session:
         """The session for all that is written about this row, and for its handler."""
-        return self._lock.session if self._own_session is None else self._own_session
+        return self._lock.session
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open on the session. Asking that isn't using it."""
-        return (self._lock if self._own_session is None else self._own_session).in_transaction
+        return self._lock.in_transaction
 
     def lend(self) -> connection:
         """Return the connection for the handler, which may do with it what it likes."""
@@ -158,8 +155,10 @@ class SettlingRow:
 
         Asks only if one is open there, and an aborted one can't be.
         """
-        session = self._own_session or self._lock.unused_session
-        return session.in_transaction and session.usable and self._settlement_on(session) is _Settlement.HERE
+        if not self.in_transaction:
+            return False
+        session = self._lock.unused_session
+        return session.usable and self._settlement_on(session) is _Settlement.HERE
 
     def _change(self, ask: _Ask, by_key: str, by_id: str, done: str, *, waits: bool = False) -> tuple[int, int] | None:
         """Settle the row where *ask* runs statements; return how many rows that changed, and in which transaction.
@@ -218,9 +217,9 @@ class SettlingRow:
     def is_settled_in_tx(self) -> bool:
         """Whether the transaction of the caller's in which the row was settled is committed, as far as is known.
 
-        One statement on the session, which must be idle. It isn't used for the job by that: see RowLock.unused_session.
+        One statement on the session, which must be idle. It isn't used for the job by that: see Lock.unused_session.
         """
-        session = self._own_session or self._lock.unused_session
+        session = self._lock.unused_session
         try:
             committed = self._settlement_on(session) is _Settlement.COMMITTED
         except psycopg2.Error:  # for require_settled_in_tx() to look into
@@ -287,12 +286,12 @@ class SettlingRow:
 
     def commit(self) -> None:
         """Commit the open transaction, if there is one; an aborted one raises."""
-        if self.session.in_transaction:
+        if self.in_transaction:
             self.session.commit()
 
     def _roll_back(self) -> None:
         self._settled_in = None
-        if self.session.in_transaction:
+        if self.in_transaction:
             self.session.rollback()
 
     def _ask(self, name: str, params: tuple[Any, ...]) -> Any:

@@ -9,6 +9,7 @@ from qg.tables.table import PollStrategy, Row, Statement
 
 __all__ = [
     "DELETE_JOBS",
+    "LOCKED",
     "PREPARED",
     "RELOCK_JOB",
     "TAKE_JOBS",
@@ -17,11 +18,23 @@ __all__ = [
     "UNLOCK_EVERYTHING",
     "UNLOCK_JOB",
     "UNLOCK_JOBS",
+    "UNLOCK_OTHERS",
     "Walk",
     "array",
     "delete_params",
     "take_jobs_in",
 ]
+
+# A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole
+# server: those of other databases, of two-integer keys (objsubid 2) and those that somebody still
+# waits for say nothing about this table.
+LOCKED = """
+SELECT (classid::bigint << 32) | objid::bigint AS id, pid
+FROM pg_catalog.pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+"""
+
 
 # (names, texts) -> the names that the connection has already, by whomever, and whether they are these statements.
 # Several may have been prepared in one message; the server has the whole of it for the text of each then.
@@ -42,6 +55,14 @@ UNLOCK_ALL = Statement("SELECT pg_catalog.pg_advisory_unlock($1::bigint), pg_cat
 # (ids) -> how many of them this session had locked.
 UNLOCK_JOBS = Statement(
     "SELECT pg_catalog.count(*) FROM pg_catalog.unnest($1::bigint[]) AS id WHERE pg_catalog.pg_advisory_unlock(id)"
+)
+# (ids) -> nothing; unlocks all that this session has locked but for these, however often it has.
+UNLOCK_OTHERS = Statement(
+    f"""
+SELECT pg_catalog.pg_advisory_unlock(id)
+FROM ({LOCKED}) AS locked
+WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND id <> ALL ($1::bigint[])
+"""
 )
 # () -> nothing; unlocks all that this session has locked.
 UNLOCK_EVERYTHING = Statement("SELECT pg_catalog.pg_advisory_unlock_all()")
@@ -68,14 +89,15 @@ def _take_jobs(function: str) -> Statement:
         name=function,
         text=f"""
 SELECT pg_temp.{function}(
-    $1::bigint, $2::text, $3::integer, $4::text[], $5::integer[], $6::text[], $7::bigint[], $8::boolean
+    $1::bigint, $2::bigint[], $3::bigint[], $4::text, $5::integer, $6::text[], $7::integer[], $8::text[], $9::bigint[],
+    $10::boolean
 )
 """,
     )
 
 
-# (id to unlock or null, queue, how many, types or null, priorities, run_ats and ids of the marks,
-# learn) -> one column of JSON arrays: a Row for each job, then a Walk.
+# (id to unlock or null; ids to unlock and ids to keep locked, or null; queue, how many, types or null; priorities,
+# run_ats and ids of the marks; learn) -> one column of JSON arrays: a Row for each job, then a Walk.
 TAKE_JOBS = _take_jobs("que_take_jobs")
 # The same in the order of run_at, priority and id.
 TAKE_JOBS_BY_RUN_AT = _take_jobs("que_take_jobs_by_run_at")

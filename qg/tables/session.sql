@@ -42,7 +42,8 @@ BEGIN
 END
 $$;
 
--- Let go of every lock that this session has, among them that of unlock_id unless that is null; then
+-- Let go of every lock that this session has, among them that of unlock_id unless that is null. Where `held`
+-- isn't null, the session goes on holding these, and lets go of unlock_ids instead. Then
 -- lock up to `wanted` due jobs, of any type or of only_types, in the order of priority, run_at and
 -- id. Returns a JSON array for each with the fields of the row, and a last one about the walk:
 -- whether unlock_id was locked, whether another job may be due, in how many seconds the next one is,
@@ -56,7 +57,7 @@ $$;
 -- our first look and before we got the lock that it gave up. A statement in here sees whatever was
 -- committed before it began, provided that the transaction reads committed data.
 CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs(
-    unlock_id bigint, of_queue text, wanted integer, only_types text[],
+    unlock_id bigint, unlock_ids bigint[], held bigint[], of_queue text, wanted integer, only_types text[],
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
@@ -91,10 +92,14 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE feature_not_supported USING MESSAGE = 'que_take_jobs needs a transaction that reads committed data';
     END IF;
-    IF unlock_id IS NOT NULL THEN
-        unlocked := pg_advisory_unlock(unlock_id);
+    IF held IS NOT NULL THEN
+        SELECT bool_and(pg_advisory_unlock(id)) INTO unlocked FROM unnest(unlock_ids) AS id;
+    ELSE
+        IF unlock_id IS NOT NULL THEN
+            unlocked := pg_advisory_unlock(unlock_id);
+        END IF;
+        PERFORM pg_advisory_unlock_all();
     END IF;
-    PERFORM pg_advisory_unlock_all();
 
     <<walk>>
     LOOP
@@ -106,6 +111,8 @@ BEGIN
               AND priority < coalesce(mark_priorities[stretch], 32768)
             ORDER BY priority, run_at, :id
         LOOP
+            -- A lock that the session has it would get once more.
+            CONTINUE WHEN key.id = ANY (held);
             IF key.run_at > began THEN
                 future := true;
                 EXIT;

@@ -10,7 +10,7 @@
 --
 -- Marks are those of que_take_jobs: within one priority both orders are the same.
 CREATE OR REPLACE FUNCTION pg_temp.que_take_jobs_by_run_at(
-    unlock_id bigint, of_queue text, wanted integer, only_types text[],
+    unlock_id bigint, unlock_ids bigint[], held bigint[], of_queue text, wanted integer, only_types text[],
     mark_priorities integer[], mark_run_ats text[], mark_ids bigint[], learn boolean
 ) RETURNS SETOF text
 LANGUAGE plpgsql
@@ -47,10 +47,14 @@ BEGIN
         RAISE feature_not_supported
         USING MESSAGE = 'que_take_jobs_by_run_at needs a transaction that reads committed data';
     END IF;
-    IF unlock_id IS NOT NULL THEN
-        unlocked := pg_advisory_unlock(unlock_id);
+    IF held IS NOT NULL THEN
+        SELECT bool_and(pg_advisory_unlock(id)) INTO unlocked FROM unnest(unlock_ids) AS id;
+    ELSE
+        IF unlock_id IS NOT NULL THEN
+            unlocked := pg_advisory_unlock(unlock_id);
+        END IF;
+        PERFORM pg_advisory_unlock_all();
     END IF;
-    PERFORM pg_advisory_unlock_all();
 
     LOOP
         jumps := jumps + 1;
@@ -87,13 +91,13 @@ BEGIN
             END IF;
         END LOOP;
         EXIT WHEN earliest IS NULL;
-        IF wanted = 0 THEN
+        is_wanted := coalesce(ids[earliest] <> ALL (held), true);
+        IF wanted = 0 AND is_wanted THEN
             more := true;
             EXIT;
         END IF;
 
-        is_wanted := true;
-        IF only_types IS NOT NULL THEN
+        IF is_wanted AND only_types IS NOT NULL THEN
             is_wanted := EXISTS (
                 SELECT FROM :selected
                 WHERE :workable AND job_class = ANY (only_types)

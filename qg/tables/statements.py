@@ -15,9 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from qg.tables.locking import LOCKED
 from qg.tables.table import Statement, answer, identifier, literal, script
 
-__all__ = ["LOCKED", "Layout", "settling", "settling_by_id", "settling_by_id_in_tx", "settling_in_tx", "statements"]
+__all__ = ["Layout", "settling", "settling_by_id", "settling_by_id_in_tx", "settling_in_tx", "statements"]
 
 
 @dataclass(frozen=True)
@@ -285,17 +286,6 @@ def _set_error(layout: Layout) -> str:
     # Somebody else may have counted further meanwhile, if the lock was lost; an attempt counts once in any case.
     count = "error_count = GREATEST(error_count, given.failures)"
     return f"UPDATE {layout.que_jobs} SET {count}, {layout.failed} FROM (SELECT {given}) AS given"
-
-
-# A job is being worked while its id is advisory-locked. pg_locks shows the locks of the whole
-# server: those of other databases, of two-integer keys (objsubid 2) and those that somebody still
-# waits for say nothing about this table.
-LOCKED = """
-SELECT (classid::bigint << 32) | objid::bigint AS id, pid
-FROM pg_catalog.pg_locks
-WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-"""
 
 
 # IN counts a job once however often its lock is listed.

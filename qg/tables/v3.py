@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qg.errors import ErrInvalidJob
-from qg.tables.statements import LOCKED, Layout, statements
+from qg.tables.locking import LOCKED
+from qg.tables.statements import Layout, statements
 from qg.tables.table import Draft, Statement, Table
 
 __all__ = ["table"]

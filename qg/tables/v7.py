@@ -13,15 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from qg.errors import ErrInvalidJob
-from qg.tables.statements import (
-    LOCKED,
-    Layout,
-    settling,
-    settling_by_id,
-    settling_by_id_in_tx,
-    settling_in_tx,
-    statements,
-)
+from qg.tables.locking import LOCKED
+from qg.tables.statements import Layout, settling, settling_by_id, settling_by_id_in_tx, settling_in_tx, statements
 from qg.tables.table import Draft, Lockers, Statement, Table
 
 __all__ = ["VERSIONS", "WRAPPER", "table"]

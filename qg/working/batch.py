@@ -18,7 +18,7 @@ from qg.job import Job, deletes_plainly
 from qg.locking.attempt import Attempt, State
 from qg.locking.locked_row import LockedRow
 from qg.locking.row_lock import RowLock
-from qg.locking.row_taker import Taken
+from qg.locking.row_taker import Search, Taken
 from qg.tables import Row, Table
 from qg.tables.locking import UNLOCK_ALL, UNLOCK_EVERYTHING, UNLOCK_JOB
 from qg.working.engine import Engine
@@ -268,12 +268,10 @@ class Batch:
             taken = self._engine.rows.take(
                 self.session,
                 table,
-                self._options.queue,
+                Search(self._options.queue, self._options.poll_strategy, self._types()),
                 self._wanted,
-                order=self._options.poll_strategy,
-                types=self._types(),
                 deleted=rows,
-                unlock=unlock,
+                unlock=() if unlock is None else (unlock,),
             )
         except psycopg2.Error as error:
             self._recheck(table, error)

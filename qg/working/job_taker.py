@@ -14,6 +14,7 @@ from qg.locking.attempt import Attempt
 from qg.locking.context import LockContext
 from qg.locking.locked_row import LockedRow
 from qg.locking.row_lock import RowLock
+from qg.locking.row_taker import Search
 from qg.tables import PollStrategy, Row, Table
 from qg.tables.locking import UNLOCK_EVERYTHING, UNLOCK_JOB
 
@@ -41,12 +42,12 @@ class JobTaker:
             ErrAgain: if ten jobs in a row couldn't be read, or were settled by others meanwhile.
             psycopg2.Error: if the database fails.
         """
-        rows = self._context.rows
+        rows, search = self._context.rows, Search(queue)
         try:
             for _ in range(MAX_LOCK_ATTEMPTS):
-                taken = rows.take(session, table, queue)
+                taken = rows.take(session, table, search)
                 if taken is not None and taken.at_marks and not taken.rows:
-                    taken = rows.take(session, table, queue, anew=True)
+                    taken = rows.take(session, table, search, anew=True)
                 if taken is None:
                     return self.take_plainly(session, table, queue, lent=False)
                 if not taken.rows:
@@ -123,7 +124,14 @@ class JobTaker:
 
         None if no job can be made of it. That is recorded as its error then, and the lock is gone.
         """
-        locked = LockedRow(row, lock, self._context)
+        job = self.job_of(LockedRow(row, lock, self._context))
+        if job is None:
+            lock.session.run(UNLOCK_JOB, (row.id,))
+        return job
+
+    def job_of(self, locked: LockedRow) -> Job | None:
+        """Return the job of a *locked* row; None if no job can be made of it, which is recorded as its error."""
+        row = locked.row
         try:
             row.require_text()
             job = self._job_class(row.type, decode(row.args), row.queue, row.priority, row.due)
@@ -132,7 +140,6 @@ class JobTaker:
         except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
             self._context.logger.exception("job_unreadable id=%d type=%s", row.id, printable(row.type))
             locked.set_error(describe(error))
-            locked.session.run(UNLOCK_JOB, (row.id,))
             return None
         bind(job, Attempt(locked))
         return job

@@ -27,14 +27,20 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def shared(self) -> bool:
+        """Whether a job's lock is on another session than its transaction."""
+        return "connections" in self.options
+
+    @property
     def mixed(self) -> bool:
         """Whether half of the jobs don't use job.tx: a job that does breaks its batch up."""
-        return self.options.get("batch_size", 1) > 1
+        return self.options.get("batch_size", 1) > 1 or self.shared
 
 
 PLAIN = Kind("plain")
 BATCHES = Kind("batch_size=20", {"batch_size": 20})
-POOLS = [PLAIN, BATCHES]
+SHARED = Kind("connections=1", {"connections": 1})
+POOLS = [PLAIN, BATCHES, SHARED]
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,9 @@ class Handlers:
     def effect(self, job: qg.Job) -> None:
         (number,) = job.args
         place = place_of(job.conn) if self._several else None
-        with self.ledger.run(number, job.conn.info.backend_pid, place):
+        # Whoever holds the lock; that needn't be the session of job.conn.
+        holder = job.conn.info.backend_pid if self._several else self.ledger.holder(job.id)
+        with self.ledger.run(number, holder, place):
             write_effect(job)
 
     def plain(self, job: qg.Job) -> None:

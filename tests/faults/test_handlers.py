@@ -218,6 +218,8 @@ def test_a_job_that_gave_its_lock_away_has_its_effect_once_however_often_it_runs
     begin: Callable[..., Experiment], kind: Kind
 ) -> None:
     """The row is the fence. What overlaps here is what the handler has asked for."""
+    if kind.shared:
+        pytest.skip("a handler doesn't get at the session that holds its lock")
     experiment = begin("a handler unlocks everything, and another worker runs its job meanwhile", kind)
     both_run = threading.Barrier(2)
 

@@ -19,7 +19,7 @@ JOBS = 200
 def test_a_pool_works_behind_a_pooler_of_sessions(begin: Callable[..., Experiment], tmp_path: Path, kind: Kind) -> None:
     experiment = begin("PgBouncer pools sessions", kind)
     experiment.enqueue(JOBS)
-    with pgbouncer(experiment.queue, "session", tmp_path, WORKERS + 1) as dsn:
+    with pgbouncer(experiment.queue, "session", tmp_path, WORKERS + 2) as dsn:
         with experiment.pool(dsn):
             experiment.wait_until_worked()
         # Its sessions stay open for others, with none of our locks.

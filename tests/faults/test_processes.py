@@ -81,6 +81,8 @@ def test_a_handler_that_kills_its_process_costs_no_other_job_and_no_effect(
 
 def test_sigterm_in_the_main_thread_releases_its_job_unblamed(begin: Callable[..., Experiment], kind: Kind) -> None:
     """Where SIGTERM is sys.exit(), as README has it."""
+    if kind.shared:
+        pytest.skip("a worker by itself has a session of its own")
     experiment = begin("SIGTERM while Worker.work() runs a job in the main thread", kind)
     experiment.enqueue(1, "Held")
     process = WorkerProcess(experiment, in_main_thread=True)

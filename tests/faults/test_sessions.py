@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiment import Experiment, Kind
+from experiment import SHARED, Experiment, Kind
 
 import qg
 
 END_ALL = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name NOT IN ('ledger', 'observer')
+"""
+END_LOCKERS = """
+SELECT count(pg_terminate_backend(pid)) FROM (SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory') AS locker
 """
 TIMES = 20
 
@@ -29,3 +32,19 @@ def test_a_pool_goes_on_after_all_its_sessions_have_ended(begin: Callable[..., E
         experiment.wait_until_worked()
     experiment.check()
     assert ended > TIMES
+
+
+def test_many_jobs_on_one_session_lose_it_in_mid_flight(begin: Callable[..., Experiment]) -> None:
+    """What runs goes on, while others may begin it again: the row is the fence."""
+    experiment = begin("the session that holds the locks of 200 running jobs ended", SHARED)
+    ended = 0
+    with experiment.pool(count=200), experiment.observer() as observer:
+        for _ in range(5):
+            experiment.enqueue(400)
+            experiment.wait_for_runs(100)
+            ended += observer.value(END_LOCKERS)
+            experiment.fault_is_over()
+        experiment.enqueue(20)
+        experiment.wait_until_worked()
+    experiment.check()
+    assert ended >= 5

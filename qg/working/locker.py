@@ -1,0 +1,161 @@
+"""Locker: a loop that locks jobs on one session, for the hands of its crew."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg2
+
+from qg.database.outage import Outage
+from qg.database.session import Session
+from qg.failures import printable
+from qg.locking.row_taker import Search
+from qg.tables import Table
+from qg.working.batch import LockLost, Unrecorded
+from qg.working.crew import Crew
+from qg.working.engine import Engine
+from qg.working.hands import Hands
+from qg.working.loop import Loop, Outcome
+from qg.working.options import WorkOptions
+from qg.working.sleepers import Sleepers
+from qg.working.transactions import Transactions
+
+__all__ = ["Locker"]
+
+# Where jobs wait that are quick: how long one hand may have for them before others are called.
+_HEAD_START_SECONDS = 0.002
+# How often it is looked whether jobs wait for too long.
+_LOOK_SECONDS = 0.03
+# How long to wait, once a job has ended, for others that end at about the same time.
+_GATHER_SECONDS = 0.001
+
+
+class Locker(Loop):
+    """Takes jobs for hands, and settles together what they have ended.
+
+    Args:
+        engine: of the client.
+        options: which jobs to take, and how.
+        outage: tells of outages, for all who share it.
+        sleepers: where to sleep, together with all who share it.
+        session: to lock on at first; None leases one.
+        hands: they run the jobs; dismissed when all is settled.
+        transactions: lends sessions to jobs that need one of their own.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: WorkOptions,
+        outage: Outage,
+        sleepers: Sleepers,
+        session: Session | None,
+        hands: Hands,
+        transactions: Transactions,
+    ) -> None:
+        super().__init__(engine, options, outage, sleepers, session)
+        self._hands = hands
+        self._crew = hands.crew = Crew(
+            engine,
+            self._search,
+            hands.size,
+            transactions,
+            hands.reporter,
+            wake_locker=self._wake_up.give,
+            wake_hands=hands.wake,
+        )
+        # Sessions that are too old, and are closed when the last job that they hold has ended.
+        self._old: list[Session] = []
+
+    def _work_on(self, table: Table) -> Outcome:
+        self._wait_for_hands()
+        if self._stopping:
+            return Outcome.WORKED
+        self._replace_if_old()
+        session = self._sound_session()
+        self._enlist(session, table)
+        if self._crew.take_unrecorded():
+            self._settle()
+            raise Unrecorded  # or the job would be taken again at once
+        return self._take(session, table)
+
+    def _wait_for_hands(self) -> None:
+        """Return when a hand is free, or enough of them have ended something, or something has waited too long."""
+        crew = self._crew
+        seconds: float | None = _HEAD_START_SECONDS
+        while not (crew.told or crew.free > 0 or crew.waits_long or self._stopping):
+            self._wake_up.wait(seconds if crew.waiting else None)
+            crew.call_hands()
+            seconds = _LOOK_SECONDS
+        if crew.told and crew.runs_several:
+            time.sleep(_GATHER_SECONDS)
+
+    def _search(self) -> Search:
+        options = self._options
+        return Search(options.queue, options.poll_strategy, options.types(self._hands.reporter.work_map))
+
+    def _take(self, session: Session, table: Table) -> Outcome:
+        crew = self._crew
+        if self._engine.rows.takes_plainly(session):
+            crew.exchange(session, table, takes=False)
+            found = crew.take_plainly(table, self._options.queue)
+            return Outcome.WORKED if found else self._idle(None)
+        taken = crew.exchange(session, table)
+        if taken is None:
+            return Outcome.WORKED
+        if taken.more:
+            self._sleepers.wake(1)
+        if crew.free > 0 and not taken.more:
+            return self._idle(taken.seconds_until_next)
+        return Outcome.WORKED
+
+    def _idle(self, due: float | None) -> Outcome:
+        """Sleep next: until a job is due, or enqueued, or a hand has ended something."""
+        self._due = due
+        if self._crew.waiting:
+            self._due = _LOOK_SECONDS if due is None else min(due, _LOOK_SECONDS)
+        self._engine.logger.debug("no_job queue=%s", printable(self._options.queue))
+        return Outcome.IDLE
+
+    def _replace_if_old(self) -> None:
+        if self.session is not None and self.session.expired:
+            self._old.append(self.session)
+            self.session = None
+        for session in [each for each in self._old if not self._crew.holds(each)]:
+            self._old.remove(session)
+            session.close_now()
+
+    def _pause(self, seconds: float) -> None:
+        """Take nothing for *seconds*, and settle what ends meanwhile."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._sleepers.pause(self._wake_up, left)
+            if self._crew.told:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Settle what has ended, and take nothing."""
+        session = self.session if self.session is not None and self.session.idle else None
+        try:
+            self._crew.exchange(session, self._database.table, takes=False)
+        except (psycopg2.Error, LockLost):
+            self._close_session()  # the hands settle the rest
+            self._crew.exchange(None, self._database.table, takes=False)
+
+    def _let_go(self) -> None:
+        """Let what waits go. What runs goes on, and is settled when it has ended."""
+        self._crew.drop_waiting()
+
+    def _unlock_what_failed(self, session: Session) -> None:
+        self._crew.unlock_others(session)
+
+    def _end(self) -> None:
+        """Wait until all that runs has ended, and settle it."""
+        crew = self._crew
+        self._settle()
+        while not crew.idle:
+            self._wake_up.wait(None)
+            self._settle()
+        self._hands.dismiss()
+        for session in self._old:
+            session.close_now()

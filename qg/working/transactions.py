@@ -1,0 +1,90 @@
+"""Transactions: sessions for jobs whose lock is on another one."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg2
+
+from qg.database.session import Session
+from qg.tables.locking import UNLOCK_EVERYTHING
+from qg.working.engine import Engine
+
+__all__ = ["Transactions"]
+
+# How long to wait for somebody to give a session back, where the source gives no other one.
+_PATIENCE_SECONDS = 10.0
+
+
+class Transactions:
+    """Leases a session to each job that needs one, but to so many at once at the most. Safe to use from any thread.
+
+    Args:
+        engine: of the client.
+        queue: whose jobs are worked.
+        most: how many jobs may have one at once; the next one waits.
+    """
+
+    def __init__(self, engine: Engine, queue: str, most: int) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._most = most
+        self._out = 0
+        self._changed = threading.Condition()
+
+    def lease(self) -> Session:
+        """Return a session in the mode for a handler; wait for one, if others have as many as there may be.
+
+        Where the source gives none, it is waited for a while that somebody gives one back.
+
+        Raises:
+            Exception: what the source raises passes through.
+        """
+        give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._out < self._most)
+                self._out += 1
+            try:
+                return self._engine.database.lease(even_if_closed=True)
+            except BaseException as error:
+                others = self._note_back()
+                seconds = give_up_at - time.monotonic()
+                if not isinstance(error, Exception) or others == 0 or seconds <= 0:
+                    raise
+            with self._changed:
+                self._changed.wait(seconds)
+
+    def lease_at_once(self) -> Session | None:
+        """Return a session as lease() does; None if others have as many as there may be."""
+        with self._changed:
+            if self._out >= self._most:
+                return None
+            self._out += 1
+        try:
+            return self._engine.database.lease(even_if_closed=True)
+        except BaseException:
+            self._note_back()
+            raise
+
+    def give_back(self, session: Session, *, has_failed: bool) -> None:
+        """Take *session* back from a job that is over, and whose handler has failed, perhaps; as it was before it."""
+        try:
+            if session.idle and session.is_lent:
+                if self._engine.is_kept_by_handler(session, self._queue, has_failed=has_failed):
+                    session.close_now()
+                else:
+                    session.run_last(UNLOCK_EVERYTHING)  # the handler may have left locks of its own
+            session.give_back()
+        except psycopg2.Error:
+            session.close_now()
+        finally:
+            self._note_back()
+
+    def _note_back(self) -> int:
+        """Note that a session is back, or was none; return how many are still out."""
+        with self._changed:
+            self._out -= 1
+            self._changed.notify()
+            return self._out
