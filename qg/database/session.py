@@ -244,7 +244,12 @@ class Session:
         self._prepared.plainly_until = time.monotonic() + _PLAINLY_SECONDS
 
     def delete_and_run(
-        self, table: Table, deleted: Sequence[Any] | None, statement: Statement, params: Sequence[Any]
+        self,
+        table: Table,
+        deleted: Sequence[Any] | None,
+        statement: Statement,
+        params: Sequence[Any],
+        along: Sequence[tuple[Statement, Sequence[Any]]] = (),
     ) -> list[tuple[Any, ...]]:
         """Run DELETE_JOBS in a transaction of its own, then *statement* by itself, in one message.
 
@@ -253,6 +258,7 @@ class Session:
             deleted: the parameters of DELETE_JOBS; None leaves it out.
             statement: TAKE_JOBS or another.
             params: its parameters.
+            along: statements for the transaction of DELETE_JOBS, and their parameters.
 
         Returns:
             The rows of *statement*.
@@ -261,10 +267,9 @@ class Session:
             psycopg2.Error: if one of them fails; no transaction is left open. Whether the first was
                 committed then, only the table tells.
         """
-        everything = params if deleted is None else (*deleted, *params)
         with self._answer_by, self._autocommit():
             try:
-                rows = self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
+                rows = self._fetch_after_deletion(deleted, along, statement, params)
                 self._lending.take_back()
                 return rows
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.UndefinedFunction):
@@ -274,7 +279,7 @@ class Session:
                 self._prepared.functions_of = None
                 self.prepare_taking(table)
                 if undone:
-                    return self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
+                    return self._fetch_after_deletion(deleted, along, statement, params)
                 return self._fetch_alone(self._sql(statement), params)
             except (psycopg2.errors.ReadOnlySqlTransaction, psycopg2.errors.FeatureNotSupported):
                 if not self._lending.is_lent:
@@ -285,7 +290,7 @@ class Session:
                 with plain_cursor(self.conn) as cur:
                     cur.execute(RESET_TRANSACTIONS)
                 if undone or deleted is None:
-                    return self._fetch_alone(self._sql_after_deletion(deleted, statement), everything)
+                    return self._fetch_after_deletion(deleted, along, statement, params)
                 return self._fetch_alone(self._sql(statement), params)
             except UNREADABLE as error:
                 if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
@@ -305,7 +310,7 @@ class Session:
         In full, for the statements that were prepared may be gone.
         """
         with self._answer_by:
-            notice_end(self.conn)
+            self._leave_autocommit()
             return self._fetch(*self._lending.in_own_transaction(statement.plain_sql, params))
 
     def run_beside_handler(self, statement: Statement, params: Sequence[Any] = ()) -> str | None:
@@ -315,7 +320,7 @@ class Session:
         whatever role the handler has set; it has its role again afterwards. Where none is open, one begins.
         """
         with self._answer_by:
-            notice_end(self.conn)
+            self._leave_autocommit()
             rows = self._fetch(*self._lending.beside(statement.plain_sql, params))
             return str(rows[0][-1]) if rows and rows[0][-1] is not None else None
 
@@ -432,6 +437,12 @@ class Session:
             self._returned = True
             self._lease.give_back(False)
 
+    def _leave_autocommit(self) -> None:
+        """See to it that the next statement begins a transaction, unless one is open."""
+        notice_end(self.conn)
+        if self.conn.autocommit and self.idle:
+            self.conn.autocommit = False
+
     def _autocommit(self) -> AbstractContextManager[None]:
         return nullcontext() if self.conn.autocommit else self._for_now_in_autocommit()
 
@@ -445,10 +456,20 @@ class Session:
             if not self.conn.closed:
                 self.conn.autocommit = False
 
-    def _sql_after_deletion(self, deleted: Sequence[Any] | None, statement: Statement) -> str:
-        """Return what calls *statement*, after DELETE_JOBS in a transaction of its own if anything is *deleted*."""
+    def _fetch_after_deletion(
+        self,
+        deleted: Sequence[Any] | None,
+        along: Sequence[tuple[Statement, Sequence[Any]]],
+        statement: Statement,
+        params: Sequence[Any],
+    ) -> list[tuple[Any, ...]]:
+        """Call *statement*, after DELETE_JOBS in a transaction of its own if anything is *deleted*."""
         sql = self._sql(statement)
-        return sql if deleted is None else f"BEGIN;{self._sql(DELETE_JOBS)};COMMIT;{sql}"
+        if deleted is not None:
+            before = ";".join([self._sql(each) for each, _ in along] + [self._sql(DELETE_JOBS)])
+            sql = f"BEGIN;{before};COMMIT;{sql}"
+            params = [*(value for _, values in along for value in values), *deleted, *params]
+        return self._fetch_alone(sql, params)
 
     def _sql(self, statement: Statement) -> str:
         """Return what calls *statement* on this connection."""

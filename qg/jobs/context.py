@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -76,18 +76,31 @@ class JobScope:
 
     Attributes:
         queue: the queue object that runs the job.
-        tx: where jobs are stored that live and die with the job that runs.
         place: which queues can store in *tx*: those with the same place.
         mutex: held by whoever uses *tx*.
         over: whether the JobFunc has returned.
     """
 
-    def __init__(self, queue: object, tx: Any, place: object) -> None:
+    def __init__(self, queue: object, begin: Callable[[], Any], place: object) -> None:
         self.queue = queue
-        self.tx = tx
+        self._begin = begin
+        self._tx: Any = None
         self.place = place
         self.mutex = threading.RLock()
         self.over = False
+
+    @property
+    def tx(self) -> Any:
+        """Where jobs are stored that live and die with the job that runs; begins with the first use."""
+        with self.mutex:
+            if self._tx is None and not self.over:
+                self._tx = self._begin()
+            return self._tx
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether tx was used."""
+        return self._tx is not None
 
     def end(self) -> None:
         """Note that the JobFunc has returned."""
@@ -99,7 +112,7 @@ current_scope: ContextVar[JobScope | None] = ContextVar("qg.jobs.scope", default
 """The scope of the job that is running here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Context:
     """What a JobFunc gets besides its payload; stands for the ``context.Context`` that Go hands over.
 
@@ -107,9 +120,6 @@ class Context:
         job_id: the job's id, as from_context() gives it.
         queue: the queue's name.
         run_count: how often the job has failed before.
-        tx: the transaction of the job, a psycopg2 connection. What is written through it is
-            committed together with the job's deletion; leave commit() and rollback() to the queue.
-            None on a MemoryQueue.
         user_id: whose user() block enqueued the job; None if none did.
         logger: the queue's logger, which adds the job's id and type.
     """
@@ -117,10 +127,36 @@ class Context:
     job_id: str
     queue: str
     run_count: int
-    tx: connection | Any
     user_id: str | None
     logger: Logger
-    _job: Job | None = field(default=None, repr=False, compare=False)
+    _tx: Any = field(repr=False, compare=False)
+    _scope: JobScope | None = field(repr=False, compare=False)
+    _job: Job | None = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        job_id: str,
+        queue: str,
+        run_count: int,
+        tx: Any,
+        user_id: str | None,
+        logger: Logger,
+        *,
+        scope: JobScope | None = None,
+        job: Job | None = None,
+    ) -> None:
+        values = {"job_id": job_id, "queue": queue, "run_count": run_count, "user_id": user_id, "logger": logger}
+        for name, value in {**values, "_tx": tx, "_scope": scope, "_job": job}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def tx(self) -> connection | Any:
+        """The transaction of the job, a psycopg2 connection; it begins with the first use.
+
+        What is written through it is committed together with the job's deletion; leave commit() and rollback() to
+        the queue. None on a MemoryQueue.
+        """
+        return self._tx if self._scope is None else self._scope.tx
 
     @property
     def lost(self) -> bool:

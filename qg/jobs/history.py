@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,9 +31,10 @@ __all__ = ["AttemptHistory"]
 class AttemptHistory:
     """The history of one attempt at *job*; the core calls it as the job's observer.
 
-    run() runs the JobFunc and writes the row of a success. The worker deletes the job in the same
-    transaction, and commits it. Where something fails, the worker rolls everything back, asks
-    record() for the row of the failure, and writes that row together with the retry.
+    run() runs the JobFunc. If that uses the job's transaction, run() writes the row of a success there. Otherwise
+    the worker asks success() for it, and writes it together with the rows of others. In either case the worker
+    deletes the job in the same transaction, and commits it. Where something fails, the worker rolls everything back,
+    asks record() for the row of the failure, and writes that row together with the retry.
     """
 
     def __init__(self, job: Job, tables: JobsTables, telemetry: Telemetry, logger: Logger) -> None:
@@ -43,28 +45,45 @@ class AttemptHistory:
         self._envelope = read_envelope(job)
         self._logger = logger
         self._span = JobSpan(telemetry, job, self._envelope, logger)
-        self._started_at: str | None = None
+        self._began = self._ended = time.monotonic()
+        self._is_written = False
         attempt.observer = self
 
-    def run(self, functions: Functions, scope: JobScope) -> None:
-        """Run the JobFunc and write the history, in the job's transaction, which is left open.
+    def run(self, functions: Functions, queue: object, place: object) -> None:
+        """Run the JobFunc, and write the history if it has used the job's transaction, which is left open.
 
         Args:
             functions: where the JobFunc is.
-            scope: the job's, with its transaction.
+            queue: the queue object that runs the job.
+            place: which queues can store in the job's transaction; see JobScope.
 
         Raises:
             PlainFailure, Reschedule, Discard, ErrJobFuncFailed: as run_job_func().
             psycopg2.Error: if the database failed.
         """
-        tx = scope.tx
+        scope = JobScope(queue, self._begin, place)
+        try:
+            with self._span.current():
+                run_job_func(functions, self._job, self._envelope, scope, self._logger, has_tx=True)
+        finally:
+            self._ended = time.monotonic()
+        if scope.has_begun:
+            self._end_transaction()
+
+    def _begin(self) -> connection:
+        """Begin the job's transaction, for its JobFunc."""
+        tx: connection = self._job.tx
         with plain_cursor(tx) as cur:
             cur.execute(self._tables.begin_attempt.plain_sql)
-            ((self._started_at,),) = cur.fetchall()
-        with self._span.current():
-            run_job_func(functions, self._job, self._envelope, scope, self._logger, tx)
+        return tx
+
+    def _end_transaction(self) -> None:
+        """Write the row of a success in the job's transaction, unless the JobFunc has ended that."""
         try:
-            self._attempt.write_beside_handler(self._tables.end_attempt, self._history(None))
+            self._attempt.write_beside_handler(
+                self._tables.end_attempt, (json.dumps([self._history(None)], ensure_ascii=False),)
+            )
+            self._is_written = True
         except (
             psycopg2.errors.InvalidSavepointSpecification,
             psycopg2.errors.NoActiveSqlTransaction,
@@ -82,27 +101,32 @@ class AttemptHistory:
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return the history row of an attempt that failed."""
         text = headline(error) if isinstance(error, (Reschedule, Discard)) else describe(error)
-        return self._tables.insert_attempt, self._history(storable(text, conn))
+        return self._tables.insert_attempts, (json.dumps([self._history(storable(text, conn))], ensure_ascii=False),)
+
+    def success(self) -> tuple[Statement, Mapping[str, Any]] | None:
+        """Return the history row of an attempt that succeeded; None if run() has written it."""
+        return None if self._is_written else (self._tables.insert_attempts, self._history(None))
 
     def settled(self, error: BaseException | None) -> None:
         """End the span."""
         self._span.end(error)
 
-    def _history(self, run_error: str | None) -> tuple[Any, ...]:
+    def _history(self, run_error: str | None) -> dict[str, Any]:
         row, args = self._row, self._row.args
         if self._envelope is not None:
             processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
             with suppress(ValueError):  # args with a number that Python can't hold stay as they are
                 args = json.dumps(processed.to_builtins(), allow_nan=False)
-        return (
-            row.id,
-            row.type,
-            row.queue,
-            row.priority,
-            row.run_at,
-            args,
-            row.error_count,
-            run_error,
-            run_error is None,
-            self._started_at,
-        )
+        now = time.monotonic()
+        return {
+            "job_id": row.id,
+            "job_type": row.type,
+            "queue": row.queue,
+            "priority": row.priority,
+            "run_at": row.run_at,
+            "args": args,
+            "run_count": row.error_count,
+            "run_error": run_error,
+            "began_ago": now - self._began,
+            "ended_ago": now - self._ended,
+        }

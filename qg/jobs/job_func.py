@@ -31,7 +31,8 @@ def run_job_func(
     envelope: PersistencePayload | None,
     scope: JobScope,
     logger: Logger,
-    tx: Any,
+    *,
+    has_tx: bool,
 ) -> None:
     """Run the JobFunc for *job* to its end.
 
@@ -41,7 +42,7 @@ def run_job_func(
         envelope: what read_envelope() gave.
         scope: what enqueue() finds in the JobFunc.
         logger: to be told the job's id and type.
-        tx: the job's transaction.
+        has_tx: whether the JobFunc gets the transaction of *scope*.
 
     Raises:
         PlainFailure: if there is no function for it.
@@ -58,10 +59,11 @@ def run_job_func(
             job_id=str(job.id),
             queue=job.queue,
             run_count=job.error_count,
-            tx=tx,
+            tx=None,
             user_id=envelope.ctx.user_id or None,
             logger=JobLogger(logger, {"job_id": job.id, "job_type": job.type}),
-            _job=job,
+            scope=scope if has_tx else None,
+            job=job,
         )
         copy_context().run(_call, function, context, payload, scope)
     except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):

@@ -144,7 +144,9 @@ class MemoryQueue(BaseQueue):
         """Run the JobFunc for *job*; return what it raised, if it raised something."""
         try:
             with span.current():
-                run_job_func(self._functions, job, envelope, JobScope(self, outbox, _PLACE), self._logger, None)
+                run_job_func(
+                    self._functions, job, envelope, JobScope(self, lambda: outbox, _PLACE), self._logger, has_tx=False
+                )
         except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
             return error
         return None

@@ -15,7 +15,6 @@ from qg.client import Client, engine_of
 from qg.database.session import Session
 from qg.failures import Logger
 from qg.job import Job
-from qg.jobs.context import JobScope
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
 from qg.jobs.history import AttemptHistory
@@ -36,12 +35,14 @@ class PostgresJobs(BaseQueue):
 
     Args:
         source: as for :class:`qg.Client`; or a client, whose backoff and logger then hold, and which
-            stays open at shutdown(). It must have *pool_size* connections to give and two more: to
-            listen on (see :func:`qg.migrate`), and for schedules.
+            stays open at shutdown(). It must have *connections* to give and two more: to listen on (see
+            :func:`qg.migrate`), and for schedules; besides, one for each job that uses ``ctx.tx`` at the time.
         queue: the queue's name.
         poll_interval: seconds that an idle worker sleeps, and that pass after the last
             registration before work starts.
-        pool_size: how many workers, each with a thread and a connection.
+        pool_size: how many workers, each with a thread.
+        connections: how many sessions lock jobs for them; as for a :class:`qg.WorkerPool`, and None means here, too,
+            that each worker has its own.
         pool_name: names the pool in qg_jobs_worker_pool; by default host, process and four
             characters.
         poll_strategy: which due job is taken first.
@@ -64,13 +65,14 @@ class PostgresJobs(BaseQueue):
         queue: str = "",
         poll_interval: float = 5.0,
         pool_size: int = 10,
+        connections: int | None = 1,
         pool_name: str | None = None,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
         logger: Logger | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        options = Options(queue, poll_interval, pool_size, poll_strategy)
+        options = Options(queue, poll_interval, pool_size, poll_strategy, connections)
         if pool_name is not None and (not isinstance(pool_name, str) or not pool_name):
             raise ErrInvalidQueueOpt(f"pool_name must be a non-empty string, not {pool_name!r}")
         if isinstance(source, Client) and source.runs_synchronously:
@@ -118,6 +120,7 @@ class PostgresJobs(BaseQueue):
             queue=options.queue,
             interval=options.poll_interval,
             poll_strategy=options.poll_strategy,
+            connections=options.connections,
         )
         self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
         pool.start()
@@ -135,8 +138,7 @@ class PostgresJobs(BaseQueue):
         return ended
 
     def _work(self, job: Job) -> None:
-        history = AttemptHistory(job, self._tables, self._telemetry, self._logger)
-        history.run(self._functions, JobScope(self, job.tx, self._place))
+        AttemptHistory(job, self._tables, self._telemetry, self._logger).run(self._functions, self, self._place)
 
 
 PostgresJobsHandler = PostgresJobs

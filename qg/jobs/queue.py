@@ -55,6 +55,7 @@ class Options:
     poll_interval: float
     pool_size: int
     poll_strategy: PollStrategy
+    connections: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -66,6 +67,13 @@ class Options:
             raise ErrInvalidQueueOpt(str(error)) from error
         if isinstance(self.pool_size, bool) or not isinstance(self.pool_size, int) or self.pool_size < 1:
             raise ErrInvalidQueueOpt(f"pool_size must be a number of workers, 1 or more, not {self.pool_size!r}")
+        number = self.connections
+        if number is not None and (
+            isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= self.pool_size
+        ):
+            raise ErrInvalidQueueOpt(
+                f"connections must be a number from 1 to pool_size, {self.pool_size}, or None, not {number!r}"
+            )
 
 
 class _Schedules(Protocol):

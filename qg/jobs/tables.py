@@ -32,21 +32,26 @@ class JobsTables:
 
         self.clock = Statement(f"SELECT {_CLOCK}")
 
-        self.begin_attempt = Statement(f"SAVEPOINT qg_job; SELECT {_CLOCK}")
+        self.begin_attempt = Statement("SAVEPOINT qg_job")
 
-        self.insert_attempt = Statement(
+        # (JSON array of attempts) -> their ids in the history. Of an attempt it is told how many seconds ago it began
+        # and ended; the server's clock makes times of that.
+        self.insert_attempts = Statement(
             f"""
 INSERT INTO {place}.qg_jobs_history
     (job_id, job_type, queue, priority, run_at, args, run_count, run_error, success, started_at, finished_at)
-VALUES (
-    $1::bigint, $2::text, $3::text, $4::smallint, $5::timestamptz, $6::json, $7::integer, $8::text, $9::boolean,
-    coalesce($10::timestamptz, pg_catalog.clock_timestamp()), pg_catalog.clock_timestamp()
+SELECT job_id, job_type, queue, priority, run_at, args::json, run_count, run_error, run_error IS NULL,
+       pg_catalog.clock_timestamp() - began_ago * interval '1 second',
+       pg_catalog.clock_timestamp() - ended_ago * interval '1 second'
+FROM pg_catalog.json_to_recordset($1::json) AS given (
+    job_id bigint, job_type text, queue text, priority smallint, run_at timestamptz, args text, run_count integer,
+    run_error text, began_ago float8, ended_ago float8
 )
 RETURNING id
 """
         )
 
-        self.end_attempt = Statement(f"RELEASE SAVEPOINT qg_job; {self.insert_attempt.text}")
+        self.end_attempt = Statement(f"RELEASE SAVEPOINT qg_job; {self.insert_attempts.text}")
 
         # It also deletes the rows of pools that have written nothing for a day.
         self.report_pool = Statement(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from qg.locking.locked_row import LockedRow
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
 
-__all__ = ["Attempt", "InjectedAttempt", "Observer", "State"]
+__all__ = ["Attempt", "InjectedAttempt", "Observer", "State", "successes"]
 
 
 class State(Enum):
@@ -59,8 +60,24 @@ class Observer(Protocol):
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return what to write on *conn* in the transaction that records *error*."""
 
+    def success(self) -> tuple[Statement, Mapping[str, Any]] | None:
+        """Return what to write in the transaction that deletes the job as worked; None if it is written already.
+
+        A statement whose one parameter is a JSON array, and the job's object in that. Others' may be in it, too.
+        """
+
     def settled(self, error: BaseException | None) -> None:
         """Is told that the attempt is over: with *error*, or its deletion committed."""
+
+
+def successes(attempts: Iterable[Attempt]) -> list[tuple[Statement, tuple[str]]]:
+    """Return what to write in the transaction that deletes the rows of *attempts* as worked: few statements for all."""
+    found: dict[Statement, list[Mapping[str, Any]]] = {}
+    for attempt in attempts:
+        if attempt.observer is not None and (success := attempt.observer.success()) is not None:
+            found.setdefault(success[0], []).append(success[1])
+    # Not in ASCII: a database in SQL_ASCII can't read its escapes.
+    return [(statement, (json.dumps(records, ensure_ascii=False),)) for statement, records in found.items()]
 
 
 _noting_loss = threading.Lock()
@@ -205,6 +222,8 @@ class Attempt:
                     )
             elif self.state not in (State.FAILED, State.EXPIRED):
                 if self.state not in _SETTLED or not self._locked.is_settled():
+                    for statement, params in successes([self]):
+                        self._locked.session.run_beside_handler(statement, params)
                     job.finish() if self.state is State.FINISHED else job.delete()
                 self._locked.commit()
 

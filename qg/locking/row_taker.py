@@ -6,7 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import psycopg2
 
@@ -15,7 +15,7 @@ from qg.database.rights import grants_for
 from qg.database.session import Session
 from qg.failures import one_line, printable
 from qg.locking.marks import Marks
-from qg.tables import PollStrategy, Row, Table
+from qg.tables import PollStrategy, Row, Statement, Table
 from qg.tables.locking import UNLOCK_JOBS, Walk, array, delete_params, take_jobs_in
 from qg.tables.rights import to_create_functions
 
@@ -95,6 +95,7 @@ class RowTaker:
         deleted: Sequence[Row] = (),
         unlock: Sequence[Row] = (),
         held: Sequence[Row] | None = None,
+        along: Sequence[tuple[Statement, Sequence[Any]]] = (),
         anew: bool = False,
     ) -> Taken | None:
         """Delete *deleted* and commit; let go of what *session* has locked; lock up to *wanted* jobs.
@@ -110,6 +111,7 @@ class RowTaker:
             unlock: rows that are locked on the session. With *held* all that it is to let go of; otherwise it
                 lets go of everything, and looks of the last of these whether it was locked.
             held: the rows that it is to go on holding; None if none.
+            along: statements for the transaction that deletes, and their parameters.
             anew: whether to walk from the very start, whatever that costs.
 
         Returns:
@@ -130,10 +132,11 @@ class RowTaker:
         types = None if search.types is None else list(search.types)
         params = (*let_go, queue, wanted, types, *start.params)
         try:
-            *found, last = (text for (text,) in session.delete_and_run(table, keys, take_jobs_in(search.order), params))
+            answer = session.delete_and_run(table, keys, take_jobs_in(search.order), params, along)
         except psycopg2.errors.FeatureNotSupported as error:
             self._give_up(session, error)
             return None
+        *found, last = (text for (text,) in answer)
         if self._plainness_logged:
             self._plainness_logged = False
             self._database.logger.info("taking_at_once: a job costs one round trip again")
@@ -146,7 +149,14 @@ class RowTaker:
         rows = [Row.read(text) for text in found]
         return Taken(rows, walk.unlocked is not False, walk.more, wait, start.at_marks)
 
-    def release(self, session: Session, table: Table, deleted: Sequence[Row], waiting: Sequence[Row]) -> bool:
+    def release(
+        self,
+        session: Session,
+        table: Table,
+        deleted: Sequence[Row],
+        waiting: Sequence[Row],
+        along: Sequence[tuple[Statement, Sequence[Any]]] = (),
+    ) -> bool:
         """Delete *deleted* and commit; unlock these and *waiting*, all of them locked on *session*.
 
         One message.
@@ -159,7 +169,7 @@ class RowTaker:
         """
         keys = delete_params(deleted) if deleted else None
         ids = [row.id for row in (*deleted, *waiting)]
-        ((unlocked,),) = session.delete_and_run(table, keys, UNLOCK_JOBS, (ids,))
+        ((unlocked,),) = session.delete_and_run(table, keys, UNLOCK_JOBS, (ids,), along)
         for row in waiting:
             self.note_released(row)
         return bool(unlocked == len(ids))

@@ -15,7 +15,7 @@ from qg.database.session import Session
 from qg.errors import ErrAgain
 from qg.failures import one_line, printable
 from qg.job import Job, deletes_plainly
-from qg.locking.attempt import Attempt, State
+from qg.locking.attempt import Attempt, State, successes
 from qg.locking.locked_row import LockedRow
 from qg.locking.row_lock import RowLock
 from qg.locking.row_taker import Search, Taken
@@ -271,6 +271,7 @@ class Batch:
                 Search(self._options.queue, self._options.poll_strategy, self._types()),
                 self._wanted,
                 deleted=rows,
+                along=successes(each.attempt for each in returned),
                 unlock=() if unlock is None else (unlock,),
             )
         except psycopg2.Error as error:
@@ -300,7 +301,8 @@ class Batch:
         table = self._engine.database.table  # another one than when they were taken, perhaps
         rows = [each.locked.row for each in returned]
         try:
-            if not self._engine.rows.release(self.session, table, rows, waiting):
+            along = successes(each.attempt for each in returned)
+            if not self._engine.rows.release(self.session, table, rows, waiting, along):
                 self._engine.context.note_lock_lost(self.session, [*rows, *waiting][-1].id)
         except psycopg2.Error as error:
             self._recheck(table, error)

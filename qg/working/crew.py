@@ -12,6 +12,7 @@ import psycopg2
 from qg.database.known_table import STALE
 from qg.database.session import Session
 from qg.failures import one_line, printable
+from qg.locking.attempt import successes
 from qg.locking.row_taker import Search, Taken
 from qg.tables import Row, Table
 from qg.tables.locking import UNLOCK_OTHERS
@@ -195,16 +196,24 @@ class Crew:
         if session is None:
             return None
         rows = [each.row for each in returned]
+        along = successes(each.attempt for each in returned)
         unlock = [*rows, *(each.row for each in over), *(each.row for each in given_up)]
         taken = None
         try:
             if wanted > 0:
                 taken = self._engine.rows.take(
-                    session, table, self._search(), wanted, deleted=rows, unlock=unlock, held=self._rows_on(session)
+                    session,
+                    table,
+                    self._search(),
+                    wanted,
+                    deleted=rows,
+                    along=along,
+                    unlock=unlock,
+                    held=self._rows_on(session),
                 )
                 unlocked = taken is None or taken.unlocked
             else:
-                unlocked = not unlock or self._engine.rows.release(session, table, rows, unlock[len(rows) :])
+                unlocked = not unlock or self._engine.rows.release(session, table, rows, unlock[len(rows) :], along)
         except psycopg2.Error as error:
             self._go_on_after(error, session, table, returned, over)
             return None

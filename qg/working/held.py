@@ -100,6 +100,11 @@ class HeldTogether:
         finally:
             self._lock.end(has_failed=runner.has_failed)
 
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt, once a hand has begun it."""
+        return self._job_and_attempt()[1]
+
     def note_deleted(self, runner: Runner) -> None:
         """Note that the row is deleted, and that is committed."""
         job, attempt = self._job_and_attempt()

@@ -26,9 +26,9 @@ def client_of(queue: jobs.PostgresJobs) -> qg.Client:
     return queue._client
 
 
-def worker_of(queue: jobs.PostgresJobs) -> UntilEmpty:
-    """Return a worker that does what those of the pool of *queue* do, here and now."""
-    return UntilEmpty(client_of(queue), queue._work_map, queue=queue._options.queue)
+def worker_of(queue: jobs.PostgresJobs, hands: int = 0) -> UntilEmpty:
+    """Return a worker that does what those of the pool of *queue* do, here and now; or *hands* of them."""
+    return UntilEmpty(client_of(queue), queue._work_map, queue=queue._options.queue, hands=hands)
 
 
 def pending(queue: jobs.MemoryQueue | jobs.PostgresJobs) -> dict[str, float]:

@@ -499,7 +499,7 @@ def test_enqueue_failed_names_its_cause(queue: jobs.PostgresJobs, jobs_database:
     assert isinstance(caught.value.__cause__, psycopg2.InterfaceError)
 
 
-def test_a_job_costs_six_messages_besides_what_its_function_says(
+def test_jobs_that_leave_the_transaction_alone_share_one_message_history_included(
     make_queue: MakeQueue, network: Network, jobs_database: Database
 ):
     queue = make_queue(network.dsn)
@@ -507,6 +507,67 @@ def test_a_job_costs_six_messages_besides_what_its_function_says(
     @queue.register_job_func
     def report(ctx: jobs.Context, job: Report) -> None:
         pass
+
+    queue.enqueue([Report()] * 2000)
+    network.statements.clear()
+    worker_of(queue, hands=4).work()
+    assert sum("qg_jobs_history" in each for each in network.statements) < 50
+    assert [each for each in network.statements if each == "BEGIN"] == []
+    assert jobs_database.query("SELECT count(*), count(DISTINCT job_id), bool_and(success) FROM qg_jobs_history") == [
+        (2000, 2000, True)
+    ]
+    assert jobs_database.count() == 0
+
+
+def test_one_by_one_such_a_job_costs_a_single_message(make_queue: MakeQueue, network: Network, jobs_database: Database):
+    queue = make_queue(network.dsn)
+
+    @queue.register_job_func
+    def report(ctx: jobs.Context, job: Report) -> None:
+        pass
+
+    queue.enqueue([Report()] * 20)
+    network.statements.clear()
+    work_one(queue)
+    assert sum("qg_jobs_history" in each for each in network.statements) == 20
+    assert sum("que_take_jobs(" in each for each in network.statements if "EXECUTE" in each) == 21
+    assert jobs_database.query("SELECT count(*) FROM qg_jobs_history WHERE started_at <= finished_at") == [(20,)]
+
+
+def test_what_becomes_of_many_is_told_one_by_one_if_the_history_refuses_one(
+    make_queue: MakeQueue, jobs_database: Database
+):
+    jobs_database.query("ALTER TABLE qg_jobs_history ADD CONSTRAINT odd CHECK (job_id <> 3 OR NOT success)")
+    queue = make_queue()
+
+    @queue.register_job_func
+    def report(ctx: jobs.Context, job: Report) -> None:
+        pass
+
+    try:
+        queue.enqueue([Report()] * 6)
+        worker_of(queue, hands=2).work()
+        assert [job_id for job_id, *_ in jobs_database.jobs()] == [3]
+        assert jobs_database.query("SELECT job_id, success FROM qg_jobs_history ORDER BY job_id") == [
+            (1, True),
+            (2, True),
+            (3, False),
+            (4, True),
+            (5, True),
+            (6, True),
+        ]
+    finally:
+        jobs_database.query("ALTER TABLE qg_jobs_history DROP CONSTRAINT odd")
+
+
+def test_a_job_that_uses_its_transaction_costs_six_messages_besides_what_its_function_says(
+    make_queue: MakeQueue, network: Network, jobs_database: Database
+):
+    queue = make_queue(network.dsn)
+
+    @queue.register_job_func
+    def report(ctx: jobs.Context, job: Report) -> None:
+        assert ctx.tx is not None
 
     queue.enqueue([Report()] * 20)
     work_one(queue)

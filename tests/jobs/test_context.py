@@ -84,10 +84,12 @@ def test_a_user_must_be_a_string_that_names_somebody(user_id: Any) -> None:
 
 def test_the_context_is_read_only() -> None:
     fields = [field.name for field in dataclasses.fields(jobs.Context) if not field.name.startswith("_")]
-    assert fields == ["job_id", "queue", "run_count", "tx", "user_id", "logger"]
+    assert fields == ["job_id", "queue", "run_count", "user_id", "logger"]
     ctx = jobs.Context("1", "", 0, None, None, logging.getLogger("qg"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         ctx.run_count = 7  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        ctx.tx = None  # type: ignore[misc]
 
 
 def below() -> str | None:

@@ -242,7 +242,22 @@ def test_context(make_queue: MakeQueue, jobs_database: Database):
     with jobs.user("u-1"):
         ctx = run(make_queue(queue="mail"))
     assert (ctx.job_id, ctx.queue, ctx.run_count, ctx.user_id) == ("1", "mail", 0, "u-1")
-    assert isinstance(ctx.tx, psycopg2.extensions.connection)
+    assert ctx.tx is None, "the job is over"
+
+
+def test_context_tx_is_the_jobs_transaction(make_queue: MakeQueue, jobs_database: Database):
+    seen: list[object] = []
+    queue = make_queue()
+
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        seen.extend([ctx.tx, ctx.tx])
+
+    queue.register_job_func(greet)
+    queue.enqueue(Greet(7))
+    queue.start()
+    first, second = eventually(lambda: seen)
+    assert isinstance(first, psycopg2.extensions.connection)
+    assert first is second
 
 
 def test_from_context(make_queue: MakeQueue, jobs_database: Database):

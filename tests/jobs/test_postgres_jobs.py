@@ -175,7 +175,7 @@ def test_a_start_that_fails_is_logged_once_and_tried_again_until_it_succeeds(
     make_queue: MakeQueue, jobs_database: Database, caplog: pytest.LogCaptureFixture
 ):
     source = psycopg2.pool.ThreadedConnectionPool(0, 3, jobs_database.dsn)
-    queue = make_queue(source, pool_size=2)
+    queue = make_queue(source, pool_size=2, connections=2)
     taken = [source.getconn(), source.getconn()]
     done = threading.Event()
 
