@@ -47,6 +47,7 @@ ORDER: dict[str, list[str]] = {
         "encoding",
         "mode",
         "sources",
+        "kinds",
         "foreign",
         "known_table",
         "prepared",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import sqlite3
 from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 from support import VERSION, Database, needs
-from transactions import every_library
+from transactions import async_session, every_async_driver, every_library
 
 import qg
 
@@ -66,27 +67,100 @@ def test_a_cursor_given_keeps_the_result_it_holds(client: qg.Client, dsn: str) -
         assert cur.fetchall() == [(1,)]
 
 
-class AsyncSession:
-    async def execute(self, statement: str) -> None:
+@every_async_driver
+def test_the_session_of_run_sync_is_a_transaction(client: qg.Client, database: Database, driver: str) -> None:
+    async def enqueue() -> None:
+        async with async_session(database.dsn, driver) as session:
+            await session.run_sync(lambda tx: client.enqueue_in_tx(qg.Job("Undone"), tx))
+            await session.rollback()
+            job = qg.Job("MyJob", ARGS, queue="q", priority=-5, run_at=WHEN)
+            await session.run_sync(lambda tx: client.enqueue_in_tx(job, tx))
+            await session.run_sync(lambda tx: client.enqueue_batch_in_tx([qg.Job("A"), qg.Job("B")], tx.connection()))
+            assert database.count() == 0
+            await session.commit()
+
+    asyncio.run(enqueue())
+    stored = database.query("SELECT job_class, queue, priority, run_at, args::text FROM jobs ORDER BY job_id")
+    assert stored[0] == ("MyJob", "q", -5, WHEN, STORED)
+    assert [job_type for job_type, *_ in stored] == ["MyJob", "A", "B"]
+
+
+@every_async_driver
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_session_of_an_async_one_is_for_run_sync_only(
+    client: qg.Client, database: Database, driver: str, begun: bool
+) -> None:
+    async def enqueue() -> None:
+        async with async_session(database.dsn, driver) as session:
+            if begun:
+                await session.connection()
+            with pytest.raises(qg.ErrUnusable, match=r"a Session of an async engine can be used in run_sync\(\) only"):
+                client.enqueue_in_tx(qg.Job("MyJob"), session.sync_session)
+            await session.run_sync(lambda tx: client.enqueue_in_tx(qg.Job("MyJob"), tx))
+            await session.commit()
+
+    asyncio.run(enqueue())
+    assert database.count() == 1
+
+
+def kind(name: str) -> type:
+    """A class called so, as some library has it."""
+    module, _, name = name.rpartition(".")
+
+    async def execute(self: object) -> None:
         pass
 
-
-def async_connection_of_psycopg_3() -> Any:
-    return needs("psycopg").AsyncConnection
+    return type(name, (), {"__module__": module, "execute": execute, "cursor": execute})
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda: None, lambda: 5, lambda: "BEGIN", object, AsyncSession, async_connection_of_psycopg_3],
-    ids=["None", "5", "BEGIN", "object", "AsyncSession", "psycopg.AsyncConnection"],
-)
-def test_an_object_without_a_transaction_is_refused_and_told_what_would_do(
-    client: qg.Client, make: Callable[[], Any]
-) -> None:
-    tx = make()
+@pytest.mark.parametrize("tx", [None, 5, "BEGIN", object()], ids=["None", "5", "BEGIN", "object"])
+def test_an_object_without_a_transaction_is_refused_and_told_what_would_do(client: qg.Client, tx: Any) -> None:
     with pytest.raises(TypeError, match="psycopg2 or psycopg 3 connection or cursor, a Django connection") as caught:
         client.enqueue_in_tx(qg.Job("MyJob"), tx)
     assert isinstance(caught.value, qg.ErrUnusable)
+
+
+AWAITED = ["sqlalchemy.ext.asyncio.AsyncSession", "sqlalchemy.ext.asyncio.AsyncConnection"]
+AWAITED += ["psycopg.AsyncConnection", "psycopg.AsyncCursor", "asyncpg.Connection", "asyncpg.Pool"]
+
+
+@pytest.mark.parametrize("name", [*AWAITED, "some.library.Connection"])
+def test_what_is_awaited_is_refused_and_told_who_awaits_it(client: qg.Client, name: str) -> None:
+    package, _, attribute = name.rpartition(".")
+    given = kind(name) if package == "some.library" else getattr(needs(package), attribute)
+    tx = object.__new__(type(attribute, (given,), {"__del__": lambda self: None}))  # one that was never opened
+    with pytest.raises(qg.ErrUnusable, match=rf"{attribute}; give it to the method of qg\.aio\.Client, or of"):
+        client.enqueue_in_tx(qg.Job("MyJob"), tx)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("aiopg.connection.Connection", "a psycopg2 or psycopg 3 connection"),
+        ("aiosqlite.core.Connection", "a psycopg2 or psycopg 3 connection"),
+        ("databases.core.Connection", "its raw_connection, which is asyncpg's, to qg.aio"),
+        ("tortoise.backends.asyncpg.client.TransactionWrapper", "what `async with tx.acquire_connection\\(\\)` yields"),
+    ],
+)
+def test_a_library_that_qg_cant_speak_to_is_refused_by_its_name(client: qg.Client, name: str, remedy: str) -> None:
+    library = name.partition(".")[0]
+    with pytest.raises(qg.ErrUnusable, match=f"a tx can't be one of {library}, to which qg can't speak; give {remedy}"):
+        client.enqueue_in_tx(qg.Job("MyJob"), kind(name)())
+
+
+def test_a_transaction_in_another_database_is_refused_by_its_name(client: qg.Client) -> None:
+    needs("django")
+    from django.db.backends.sqlite3.base import DatabaseWrapper
+
+    with closing(sqlite3.connect(":memory:")) as conn:
+        with pytest.raises(qg.ErrUnusable, match="one of sqlite3, to which qg can't speak"):
+            client.enqueue_in_tx(qg.Job("MyJob"), conn)
+        with pytest.raises(qg.ErrUnusable, match="one of sqlite3, to which qg can't speak"):
+            client.enqueue_in_tx(qg.Job("MyJob"), conn.cursor())
+    with needs("sqlalchemy").create_engine("sqlite://").connect() as tx:
+        for each in (tx, DatabaseWrapper({"NAME": ":memory:"})):
+            with pytest.raises(qg.ErrUnusable, match="in sqlite; the jobs are in PostgreSQL, so give a transaction"):
+                client.enqueue_in_tx(qg.Job("MyJob"), each)
 
 
 def test_a_job_is_checked_before_the_transaction_is_touched(client: qg.Client) -> None:

@@ -424,8 +424,26 @@ def test_an_engine_over_another_driver_is_refused(dsn: str) -> None:
 
 def test_an_async_engine_is_refused() -> None:
     engine = needs("sqlalchemy.ext.asyncio").create_async_engine("postgresql+psycopg://")
-    with pytest.raises(qg.ErrUnusable, match="AsyncEngine"):
+    with pytest.raises(qg.ErrUnusable, match=r'AsyncEngine .* give its DSN: engine.url.set\(drivername="postgresql"\)'):
         qg.Client(engine)
+
+
+async def connect() -> None:
+    """As drivers for asyncio have it."""
+
+
+class AsyncPool:
+    async def getconn(self) -> None:
+        pass
+
+    async def putconn(self, conn: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("source", [connect, AsyncPool()], ids=["callable", "pool"])
+def test_what_is_awaited_is_no_source(source: object) -> None:
+    with pytest.raises(qg.ErrUnusable, match="a source can't be awaited, as .* is; give the DSN"):
+        qg.Client(source)
 
 
 def test_a_pool_of_psycopg_3_is_refused_and_gets_its_connection_back(dsn: str) -> None:

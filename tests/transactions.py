@@ -62,6 +62,20 @@ def psycopg3_connection_with_scalar_rows(dsn: str) -> Iterator[Opened]:
 
 
 @contextmanager
+def psycopg3_connection_with_raw_cursors(dsn: str) -> Iterator[Opened]:
+    psycopg = needs("psycopg")
+    with psycopg.connect(dsn, cursor_factory=psycopg.RawCursor) as conn:
+        yield conn, conn.commit, conn.rollback
+
+
+@contextmanager
+def psycopg3_raw_cursor(dsn: str) -> Iterator[Opened]:
+    psycopg = needs("psycopg")
+    with psycopg.connect(dsn, cursor_factory=psycopg.RawCursor) as conn, conn.cursor() as cur:
+        yield cur, conn.commit, conn.rollback
+
+
+@contextmanager
 def engine(dsn: str, driver: str) -> Iterator[Any]:
     engine = needs("sqlalchemy").create_engine(f"postgresql+{driver}://", connect_args=parse_dsn(dsn))
     try:
@@ -133,6 +147,8 @@ OPENERS = [
     psycopg3_connection_with_dict_rows,
     psycopg3_connection_with_scalar_rows,
     psycopg3_cursor,
+    psycopg3_connection_with_raw_cursors,
+    psycopg3_raw_cursor,
     sqlalchemy_connection,
     sqlalchemy_connection_over_psycopg3,
     sqlalchemy_session,
@@ -140,6 +156,25 @@ OPENERS = [
     django_connection,
 ]
 every_library = pytest.mark.parametrize("opener", OPENERS, ids=lambda opener: opener.__name__)
+
+
+def async_engine(dsn: str, driver: str) -> Any:
+    """An AsyncEngine over this driver that keeps no connection."""
+    given = parse_dsn(dsn)
+    if driver == "asyncpg":
+        needs("asyncpg")
+        given["database"] = given.pop("dbname")
+    return needs("sqlalchemy.ext.asyncio").create_async_engine(
+        f"postgresql+{driver}://", connect_args=given, poolclass=needs("sqlalchemy.pool").NullPool
+    )
+
+
+def async_session(dsn: str, driver: str) -> Any:
+    """An AsyncSession over this driver."""
+    return needs("sqlalchemy.ext.asyncio").AsyncSession(async_engine(dsn, driver))
+
+
+every_async_driver = pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 
 
 def write_in(tx: Any, number: int) -> None:

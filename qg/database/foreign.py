@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
@@ -10,10 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 from psycopg2.extensions import connection
 
 from qg.database.driver import plain_cursor
-from qg.errors import ErrUnusable
+from qg.database.kinds import (
+    SYNCHRONOUS,
+    is_awaited,
+    is_raw,
+    is_strange,
+    require_greenlet,
+    require_postgresql,
+    unusable,
+)
 from qg.tables import Statement
 
-__all__ = ["Conner", "Queryer", "Txer", "queryer_in", "rows_in"]
+__all__ = ["Conner", "Queryer", "Txer", "driver_message", "queryer_in", "rows_in"]
 
 
 @runtime_checkable
@@ -57,10 +64,20 @@ def rows_in(tx: object, statement: Statement, params: Sequence[Any]) -> list[tup
     """
     reached = _reach(tx)
     if hasattr(reached, "exec_driver_sql"):
-        return [tuple(row) for row in reached.exec_driver_sql(statement.plain_sql, tuple(params))]
+        return [tuple(row) for row in reached.exec_driver_sql(*driver_message(reached, statement, params))]
     with closing(_tuple_cursor(reached)) as cur:
-        cur.execute(statement.plain_sql, params)
+        cur.execute(*statement.message(params, numbered=is_raw(cur)))
         return [tuple(row) for row in cur.fetchall()]
+
+
+def driver_message(conn: Any, statement: Statement, params: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+    """Return what exec_driver_sql() is to be given on *conn*, a SQLAlchemy Connection or AsyncConnection.
+
+    Raises:
+        ErrUnusable: if that doesn't lead to a PostgreSQL.
+    """
+    require_postgresql(conn)
+    return statement.message(params, numbered=conn.dialect.dbapi.paramstyle == "numeric_dollar")
 
 
 def queryer_in(tx: object) -> Queryer:
@@ -76,15 +93,26 @@ def queryer_in(tx: object) -> Queryer:
 
 def _reach(tx: Any) -> Any:
     """Return the connection that *tx* is or stands for; SQLAlchemy's own, since it knows the transaction."""
-    if any(inspect.iscoroutinefunction(getattr(tx, name, None)) for name in ("execute", "connection")):
-        raise _unusable(tx)
-    if hasattr(tx, "get_bind") and callable(getattr(tx, "connection", None)):
-        return tx.connection()  # a SQLAlchemy Session
-    if _is_cursor(tx):
-        return tx.connection
-    if hasattr(tx, "exec_driver_sql") or callable(getattr(tx, "cursor", None)):
+    if is_strange(tx):
+        raise unusable(tx, SYNCHRONOUS)
+    if is_awaited(tx):
+        raise unusable(
+            tx,
+            f"it to the method of qg.aio.Client, or of qg.aio.Job(job), and await that; here give {SYNCHRONOUS}, such "
+            "as the one that run_sync() of an AsyncSession has",
+        )
+    if hasattr(tx, "get_bind") and callable(getattr(tx, "connection", None)):  # a SQLAlchemy Session
+        require_greenlet(tx, tx.get_bind())
+        return tx.connection()
+    if hasattr(tx, "exec_driver_sql"):
+        require_greenlet(tx, tx)
         return tx
-    raise _unusable(tx)
+    if _is_cursor(tx):
+        tx = tx.connection
+    if callable(getattr(tx, "cursor", None)):
+        require_postgresql(tx)
+        return tx
+    raise unusable(tx, SYNCHRONOUS)
 
 
 def _tuple_cursor(conn: Any) -> Any:
@@ -98,11 +126,3 @@ def _tuple_cursor(conn: Any) -> Any:
 
 def _is_cursor(tx: object) -> bool:
     return callable(getattr(tx, "execute", None)) and callable(getattr(tx, "fetchall", None))
-
-
-def _unusable(tx: object) -> ErrUnusable:
-    kind = type(tx)
-    return ErrUnusable(
-        f"a tx can't be of type {kind.__module__}.{kind.__name__}; give a psycopg2 or psycopg 3 connection "
-        "or cursor, a Django connection, or a SQLAlchemy Connection or Session"
-    )

@@ -7,6 +7,7 @@ what it opened.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import random
@@ -103,10 +104,17 @@ def source_from(source: object, max_lifetime: float | None = None) -> Source:
             "a single connection can't be a source, since every locked job owns one; "
             "give its DSN, a pool or a callable that opens connections"
         )
+    if any(inspect.iscoroutinefunction(each) for each in (source, getattr(source, "getconn", None))):
+        raise ErrUnusable(
+            f"a source can't be awaited, as {type(source).__name__} is; give the DSN, and qg connects by psycopg2"
+        )
     if hasattr(source, "getconn") and hasattr(source, "putconn"):
         return _Pool(source, max_lifetime)
     if hasattr(source, "sync_engine"):
-        raise ErrUnusable("an AsyncEngine can't be a source; give its sync_engine over psycopg2")
+        raise ErrUnusable(
+            "an AsyncEngine can't be a source, since qg connects by psycopg2; give its DSN: "
+            'engine.url.set(drivername="postgresql").render_as_string(hide_password=False)'
+        )
     if hasattr(source, "raw_connection") and hasattr(source, "dialect"):
         return _SQLAlchemyEngine(source, max_lifetime)
     if callable(source):

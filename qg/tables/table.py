@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from functools import cached_property
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "ANSWER",
@@ -194,6 +194,22 @@ class Statement:
         """The statement with DB-API parameters, for a connection where nothing is prepared."""
         # In brackets, since drivers write a parameter as it stands: of -32768::smallint only 32768 is cast.
         return re.sub(r"\$\d+", "(%s)", self.text)
+
+    def message(self, params: Sequence[Any], *, numbered: bool) -> tuple[str, tuple[Any, ...]]:
+        """The statement and its parameters for a connection where nothing is prepared.
+
+        Args:
+            params: strings, whole numbers, booleans and None, if they are *numbered*.
+            numbered: whether the driver takes ``$1``, as the server does. Such a driver writes a parameter in the
+                way of its type there, by codecs that its user may have replaced, so each of them is sent as text.
+        """
+        if not numbered:
+            return self.plain_sql, tuple(params)
+        return self._numbered_sql, tuple(None if each is None else str(each) for each in params)
+
+    @cached_property
+    def _numbered_sql(self) -> str:
+        return re.sub(r"(\$\d+)::", r"\1::text::", self.text)
 
     @cached_property
     def call_sql(self) -> str:
