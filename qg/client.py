@@ -27,7 +27,7 @@ from qg.working.handlers import WorkMap, checked_work_map
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client", "engine_of"]
+__all__ = ["Client", "check_options", "engine_of"]
 
 _Result = TypeVar("_Result")
 
@@ -80,19 +80,14 @@ class Client:
         max_lifetime: float | None = 3600.0,
         logger: Logger | None = None,
     ) -> None:
-        if not callable(backoff):
-            raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
-        if maximum_retry_count is not None and not _is_count(maximum_retry_count):
-            raise ErrInvalidOption(
-                f"maximum_retry_count must be a number of retries, 0 or more, or math.inf, not {maximum_retry_count!r}"
-            )
-        if not (isinstance(job_class, type) and issubclass(job_class, Job)):
-            raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
-        if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):
-            raise ErrInvalidOption(f"logger must be a logging.Logger, not {logger!r}")
-        for name, seconds in (("deadline", deadline), ("max_lifetime", max_lifetime)):
-            if seconds is not None and (not _is_count(seconds) or seconds == 0):
-                raise ErrInvalidOption(f"{name} must be a number of seconds above 0, or None, not {seconds!r}")
+        check_options(
+            backoff=backoff,
+            maximum_retry_count=maximum_retry_count,
+            job_class=job_class,
+            deadline=deadline,
+            max_lifetime=max_lifetime,
+            logger=logger,
+        )
         work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
         self._database = Database(
             source, logger or logging.getLogger("qg"), deadline=deadline, max_lifetime=max_lifetime
@@ -326,6 +321,31 @@ class Client:
                 raise
         table = self._database.table
         return table, make(table)
+
+
+def check_options(
+    *,
+    backoff: object,
+    maximum_retry_count: object,
+    job_class: object,
+    deadline: object,
+    max_lifetime: object,
+    logger: object,
+) -> None:
+    """Raise ErrInvalidOption if one of a client's options is out of bounds."""
+    if not callable(backoff):
+        raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
+    if maximum_retry_count is not None and not _is_count(maximum_retry_count):
+        raise ErrInvalidOption(
+            f"maximum_retry_count must be a number of retries, 0 or more, or math.inf, not {maximum_retry_count!r}"
+        )
+    if not (isinstance(job_class, type) and issubclass(job_class, Job)):
+        raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
+    if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):
+        raise ErrInvalidOption(f"logger must be a logging.Logger, not {logger!r}")
+    for name, seconds in (("deadline", deadline), ("max_lifetime", max_lifetime)):
+        if seconds is not None and (not _is_count(seconds) or seconds == 0):
+            raise ErrInvalidOption(f"{name} must be a number of seconds above 0, or None, not {seconds!r}")
 
 
 def engine_of(client: Client) -> Engine:

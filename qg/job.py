@@ -20,7 +20,7 @@ from qg.verdicts import Discard, Reschedule
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Job", "attempt_of", "bind", "deletes_plainly", "locked_attempt_of", "note_row"]
+__all__ = ["Job", "attempt_of", "bind", "deletes_plainly", "held_attempt_of", "locked_attempt_of", "note_row"]
 
 
 @dataclass(eq=False, repr=False)
@@ -267,21 +267,8 @@ class Job:
     @contextmanager
     def _held(self, method: str) -> Iterator[Attempt | InjectedAttempt]:
         """Within the block, nobody else does anything with the job; raises ErrNotLocked if it isn't locked."""
-        attempt = self._attempt
-        if attempt is not None and attempt.forked:
-            raise ErrNotLocked(
-                f"can't {method} {self!r}: this process was forked from the one that locked it; "
-                "leave the job to that one, or get another from lock_job()"
-            )
-        if attempt is not None:
-            with attempt.mutex:
-                if attempt.held:
-                    yield attempt
-                    return
-        raise ErrNotLocked(
-            f"can't {method} {self!r}: it isn't locked, because it never was or because done() was called; "
-            "get it from lock_job()"
-        )
+        with held_attempt_of(self, method).mutex:
+            yield held_attempt_of(self, method)
 
 
 # The rest of qg gets at these two attributes by the functions below, and by nothing else. They are no methods,
@@ -291,6 +278,26 @@ class Job:
 def attempt_of(job: Job) -> Attempt | InjectedAttempt | None:
     """Return what is being done with *job* since it was locked, if it was."""
     return job._attempt
+
+
+def held_attempt_of(job: Job, method: str) -> Attempt | InjectedAttempt:
+    """Return what is being done with *job*, for a *method* that needs its lock.
+
+    Raises:
+        ErrNotLocked: if it isn't locked, or was so by the process that this one was forked from.
+    """
+    attempt = attempt_of(job)
+    if attempt is not None and attempt.forked:
+        raise ErrNotLocked(
+            f"can't {method} {job!r}: this process was forked from the one that locked it; "
+            "leave the job to that one, or get another from lock_job()"
+        )
+    if attempt is None or not attempt.held:
+        raise ErrNotLocked(
+            f"can't {method} {job!r}: it isn't locked, because it never was or because done() was called; "
+            "get it from lock_job()"
+        )
+    return attempt
 
 
 def locked_attempt_of(job: Job) -> Attempt:

@@ -126,6 +126,7 @@ ORDER: dict[str, list[str]] = {
         "postgres",
         "__init__",
     ],
+    "aio": ["threads", "awaited", "job", "client", "__init__"],
     "pytest_plugin": [],
     "cli": ["server", "termination", "files", "display", "demo", "commands", "__init__"],
 }
@@ -220,7 +221,7 @@ def test_what_a_module_lists_as_public_exists(path: Path) -> None:
         assert hasattr(module, public), public
 
 
-@pytest.mark.parametrize("name", ["qg", "qg.jobs"])
+@pytest.mark.parametrize("name", ["qg", "qg.jobs", "qg.aio"])
 def test_everything_public_is_documented(name: str) -> None:
     package = needs(name)
     for public in package.__all__:
@@ -258,7 +259,7 @@ def test_the_core_needs_psycopg2_alone() -> None:
 
 def test_the_map_in_contributing_names_each_room_and_each_of_its_modules() -> None:
     text = Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
-    for room in ("database", "locking", "enqueuing", "working"):
+    for room in ("database", "locking", "enqueuing", "working", "aio"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{room}/`")]
         assert {*re.findall(r"`(\w+)\.py`", line), "__init__"} == set(ORDER[room])
 

@@ -83,7 +83,8 @@ class Database:
         if self._closed:
             raise self.closed_error()
 
-    def closed_error(self) -> ErrClientClosed:
+    @staticmethod
+    def closed_error() -> ErrClientClosed:
         """Return what is raised where somebody wants something of a closed client."""
         return ErrClientClosed("this client was closed and takes nothing more; create another one")
 

@@ -14,6 +14,7 @@ from qg.errors import ErrJobGone, ErrNotCommitted, ErrNotLocked
 from qg.failures import describe
 from qg.forks import process_number
 from qg.locking.locked_row import LockedRow
+from qg.locking.settling import Run
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
 
@@ -169,6 +170,11 @@ class Attempt:
     def finish_in_tx(self, tx: object) -> None:
         """Keep the row as finished, in the caller's transaction *tx*."""
         if self._locked.finish_in(tx):
+            self.state = State.ELSEWHERE
+
+    async def settle_by(self, run: Run, *, keep: bool) -> None:
+        """Do as delete_in_tx(), or finish_in_tx() to *keep* the row, where *run* runs statements."""
+        if await self._locked.settle_by(run, keep=keep):
             self.state = State.ELSEWHERE
 
     def set_error(self, message: str) -> None:
@@ -371,6 +377,10 @@ class InjectedAttempt:
     def finish_in_tx(self, tx: object) -> None:
         """Note that the handler finished its job."""
         self.state = State.FINISHED
+
+    async def settle_by(self, run: Run, *, keep: bool) -> None:
+        """Note that the handler deleted its job, or finished it."""
+        self.state = State.FINISHED if keep else State.DELETED
 
     def set_error(self, message: str) -> None:
         """Note that the handler recorded an error."""

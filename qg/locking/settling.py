@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg2
 from psycopg2.extensions import connection
 
+from qg.database.database import Database
 from qg.database.session import Session
 from qg.errors import ErrJobGone, ErrNotCommitted, ErrTable
 from qg.locking.context import LockContext
 from qg.locking.row_lock import Lock
 from qg.tables import Row, Statement, Table
 
-__all__ = ["SettlingRow"]
+__all__ = ["Run", "SettlingRow"]
 
-# Returns the answer of the statement with this name, somewhere.
-_Ask: TypeAlias = Callable[[str, tuple[Any, ...]], Any]
+Run: TypeAlias = Callable[[Database, Table, Statement, tuple[Any, ...]], Awaitable[list[tuple[Any, ...]]]]
+"""Runs a statement of a table in a transaction of the caller's, and gives its rows."""
+
+# Gives the answer of the statement with this name, somewhere.
+_Ask: TypeAlias = Callable[[str, tuple[Any, ...]], Awaitable[Any]]
+
+_Result = TypeVar("_Result")
 
 
 class _Settlement(Enum):
@@ -37,6 +43,9 @@ class SettlingRow:
 
     That may be in the transaction on our session, which the handler can roll back, or commit; outside of any; or in a
     transaction of the caller's, on another session. So whether the row is settled is looked up.
+
+    The caller may have to wait for his transaction in an event loop. So each step that asks something, perhaps
+    there, is a coroutine. On our own session, and where the caller isn't in a loop, none of them waits: see _at_once().
 
     Args: as LockedRow has them.
     """
@@ -100,7 +109,7 @@ class SettlingRow:
 
     def _settle(self, by_key: str, by_id: str, done: str, *, waits: bool = False) -> None:
         in_transaction = self.session.in_transaction
-        changed = self._change(self._ask, by_key, by_id, done, waits=waits)
+        changed = _at_once(self._change(self._ask, by_key, by_id, done, waits=waits))
         if changed is None:
             self._note_gone(in_transaction)
         elif in_transaction:
@@ -117,7 +126,7 @@ class SettlingRow:
             ErrUnusable: if *tx* is no transaction.
             Exception: what the driver of *tx* raises passes through.
         """
-        return self._settle_in(tx, "destroy_job_in_tx", "destroy_job_by_id_in_tx", "deleted")
+        return self._settle_in(tx, keep=False)
 
     def finish_in(self, tx: object) -> bool:
         """Keep the row as finished, in the caller's transaction *tx*. In all else as delete_in().
@@ -126,27 +135,44 @@ class SettlingRow:
             ErrTable: if the table keeps no finished jobs.
             ErrJobGone, ErrNotCommitted, ErrUnusable, Exception: as delete_in().
         """
-        return self._settle_in(tx, "finish_job_in_tx", "finish_job_by_id_in_tx", "kept as finished")
+        return self._settle_in(tx, keep=True)
 
-    def _settle_in(self, tx: object, by_key: str, by_id: str, done: str) -> bool:
-        database = self._context.database
+    def _settle_in(self, tx: object, *, keep: bool) -> bool:
+        async def run(
+            database: Database, table: Table, statement: Statement, params: tuple[Any, ...]
+        ) -> list[tuple[Any, ...]]:
+            return database.rows_in(tx, table, statement, params)
 
-        def ask(name: str, params: tuple[Any, ...]) -> Any:
+        if not _at_once(self.settle_by(run, keep=keep)):
+            return False
+        if self._is_settled_here():
+            self._settled_in = self._settled_in_tx
+        return True
+
+    async def settle_by(self, run: Run, *, keep: bool) -> bool:
+        """Do as delete_in(), or finish_in() to *keep* the row, where *run* runs statements.
+
+        It isn't on our session, as *tx* may be there.
+        """
+
+        async def ask(name: str, params: tuple[Any, ...]) -> Any:
             table = self._context.table
             try:
-                return json.loads(database.rows_in(tx, table, _statement(table, name), params)[0][0])
+                rows = await run(self._context.database, table, _statement(table, name), params)
             except Exception:  # of whatever driver
                 self._failed_in_tx = True
                 raise
+            return json.loads(rows[0][0])
 
         self.used_in_tx = True
-        changed = self._change(ask, by_key, by_id, done)
+        if keep:
+            changed = await self._change(ask, "finish_job_in_tx", "finish_job_by_id_in_tx", "kept as finished")
+        else:
+            changed = await self._change(ask, "destroy_job_in_tx", "destroy_job_by_id_in_tx", "deleted")
         if changed is None:
             self._note_gone(in_transaction=True)
         elif changed[0]:
             _, self._settled_in_tx = changed
-            if self._is_settled_here():
-                self._settled_in = self._settled_in_tx
             return True
         return False
 
@@ -160,7 +186,9 @@ class SettlingRow:
         session = self._lock.unused_session
         return session.usable and self._settlement_on(session) is _Settlement.HERE
 
-    def _change(self, ask: _Ask, by_key: str, by_id: str, done: str, *, waits: bool = False) -> tuple[int, int] | None:
+    async def _change(
+        self, ask: _Ask, by_key: str, by_id: str, done: str, *, waits: bool = False
+    ) -> tuple[int, int] | None:
         """Settle the row where *ask* runs statements; return how many rows that changed, and in which transaction.
 
         None if there is none that is still to be settled, although this attempt hasn't settled it.
@@ -171,10 +199,10 @@ class SettlingRow:
         """
         # The row is the fence. The lock keeps others from wasting work, but it can be lost without anybody
         # noticing in time. So what a transaction wrote is committed only together with exactly one settled row.
-        again = self._is_settled_by_us(ask, waits=waits)
-        count, transaction = ask(by_key, self.row.key)
+        again = await self._is_settled_by_us(ask, waits=waits)
+        count, transaction = await ask(by_key, self.row.key)
         if count == 0:
-            count, transaction = ask(by_id, (self.row.id, again))
+            count, transaction = await ask(by_id, (self.row.id, again))
             if count == 0 and not again:
                 return None
             if not again:
@@ -201,7 +229,7 @@ class SettlingRow:
             psycopg2.Error: if the open transaction was aborted or lost.
         """
         if self.session.in_transaction:
-            return self._is_settled_by_us(self._ask)
+            return _at_once(self._is_settled_by_us(self._ask))
         return self._settled_for_good or not self._run("job_exists", (self.row.id,))
 
     def is_settled_in_transaction(self) -> bool:
@@ -212,7 +240,8 @@ class SettlingRow:
         """
         if self._settled_in is None or self.session.idle:
             return False
-        return _Settlement(self._ask("settlement", (self.row.id, self._settled_in))) is _Settlement.HERE
+        asked = self._ask_on(self.session, "settlement", (self.row.id, self._settled_in))
+        return _Settlement(asked) is _Settlement.HERE
 
     def is_settled_in_tx(self) -> bool:
         """Whether the transaction of the caller's in which the row was settled is committed, as far as is known.
@@ -267,7 +296,7 @@ class SettlingRow:
         """Return what became of the row that was settled in a transaction of the caller's."""
         return _Settlement(self._ask_on(session, "settlement", (self.row.id, self._settled_in_tx)))
 
-    def _is_settled_by_us(self, ask: _Ask, *, waits: bool = True) -> bool:
+    async def _is_settled_by_us(self, ask: _Ask, *, waits: bool = True) -> bool:
         """Whether this attempt has settled the row, as seen from where *ask* runs statements.
 
         Raises:
@@ -276,7 +305,7 @@ class SettlingRow:
         if self._settled_for_good:
             return True
         numbers = {each for each in (self._settled_in, self._settled_in_tx) if each is not None}
-        found = [_Settlement(ask("settlement", (self.row.id, each))) for each in numbers]
+        found = [_Settlement(await ask("settlement", (self.row.id, each))) for each in numbers]
         if _Settlement.OPEN in found and not waits:
             raise ErrNotCommitted(
                 f"job {self.row.id} was settled in a transaction that is still open; commit that, or roll it back, "
@@ -294,7 +323,7 @@ class SettlingRow:
         if self.in_transaction:
             self.session.rollback()
 
-    def _ask(self, name: str, params: tuple[Any, ...]) -> Any:
+    async def _ask(self, name: str, params: tuple[Any, ...]) -> Any:
         """Return the answer of the statement *name*: in the handler's open transaction, otherwise committed at once."""
         return self._ask_on(self.session, name, params)
 
@@ -336,6 +365,17 @@ class SettlingRow:
                 self.row.id,
                 purpose,
             )
+
+
+def _at_once(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """Return the result of *steps*, none of which waits in an event loop."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        result: _Result = end.value
+        return result
+    steps.close()
+    raise RuntimeError("a step that has nothing to wait for in an event loop did so")
 
 
 def _statement(table: Table, name: str) -> Statement:
