@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +26,12 @@ async def eventually(condition: Callable[[], Any], what: str = "the condition") 
         assert time.monotonic() < deadline, f"{what} didn't come true within {PATIENCE} s"
         await asyncio.sleep(0.005)
     return value
+
+
+def is_idle(thread: str) -> bool:
+    """Whether the thread of a client, of this name, waits for work, and so has made its last result known."""
+    (number,) = [each.ident for each in threading.enumerate() if each.name == thread]
+    return sys._current_frames()[number].f_code.co_name == "_worker"
 
 
 async def asyncpg_connect(dsn: str, **options: Any) -> Any:

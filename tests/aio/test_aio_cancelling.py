@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from awaiting import OPENERS, eventually, psycopg_connection_in_a_pipeline, sqlalchemy_scoped_session
+from awaiting import OPENERS, eventually, is_idle, psycopg_connection_in_a_pipeline, sqlalchemy_scoped_session
 from support import Database, threads
 from support import eventually as wait_until
 from taking import first_lines
@@ -113,7 +113,7 @@ async def test_lock_job_gives_its_lock_and_its_session_back(aclient: aio.Client,
         await eventually(lambda: waiting(database))
         await cancel(task)
         assert database.locks() == []
-    await eventually(lambda: not threads("aio-job") and _is_idle("qg-aio_0"))
+    await eventually(lambda: not threads("aio-job") and is_idle("qg-aio_0"))
     assert database.locks() == []
     async with await aclient.lock_job() as again:
         assert again.id == job.id
@@ -131,7 +131,7 @@ async def test_lock_job_that_has_its_job_already_gives_it_back(
     # The event loop stands still meanwhile, so it can't hear of it.
     wait_until(lambda: database.locks() == [job.id])
     wait_until(lambda: [state for _, state, _ in database.sessions()] == ["idle"])
-    wait_until(lambda: _is_idle("qg-aio_0"))
+    wait_until(lambda: is_idle("qg-aio_0"))
     for _ in range(turns):
         await asyncio.sleep(0)
     assert not task.done()
@@ -139,14 +139,6 @@ async def test_lock_job_that_has_its_job_already_gives_it_back(
     await eventually(lambda: database.locks() == [])
     async with await aclient.lock_job() as again:
         assert again.id == job.id
-
-
-def _is_idle(name: str) -> bool:
-    """Whether the thread waits for work, and so has made its last one known."""
-    import sys
-
-    (ident,) = [each.ident for each in threading.enumerate() if each.name == name]
-    return sys._current_frames()[ident].f_code.co_name == "_worker"
 
 
 async def test_a_lock_job_that_fails_after_it_was_cancelled_leaves_nothing(

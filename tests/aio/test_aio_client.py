@@ -14,9 +14,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from awaiting import eventually
+from awaiting import eventually, is_idle
 from psycopg2.pool import ThreadedConnectionPool
 from support import UNNAMED, Database, needs
+from support import eventually as wait_until
 
 import qg
 from qg import aio
@@ -300,6 +301,7 @@ async def test_it_takes_its_connections_from_a_pool_and_gives_them_back(dsn: str
 def test_a_child_that_is_forked_has_threads_of_its_own(dsn: str, database: Database) -> None:
     client = aio.Client(dsn)
     asyncio.run(client.enqueue(qg.Job("MyJob")))
+    wait_until(lambda: is_idle("qg-aio_0"))
     child = os.fork()
     if child == 0:
         try:
