@@ -27,6 +27,9 @@ from qg.verdicts import Discard, Reschedule
 
 __all__ = ["AttemptHistory"]
 
+# json.dumps() would make one anew for each job.
+_STRICT = json.JSONEncoder(allow_nan=False)
+
 
 class AttemptHistory:
     """The history of one attempt at *job*; the core calls it as the job's observer.
@@ -116,7 +119,7 @@ class AttemptHistory:
         if self._envelope is not None:
             processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
             with suppress(ValueError):  # args with a number that Python can't hold stay as they are
-                args = json.dumps(processed.to_builtins(), allow_nan=False)
+                args = _STRICT.encode(processed.to_builtins())
         now = time.monotonic()
         return {
             "job_id": row.id,
