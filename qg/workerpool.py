@@ -110,7 +110,7 @@ class WorkerPool(Configurable):
         )
         self._listen = listen
         self._outage = Outage(client.logger)
-        self._sleepers = Sleepers()
+        self._sleepers = Sleepers(batch_size if connections is None else max(count // self._lockers, 1))
         self._runners: list[Runner] = []
         self._loops: list[Loop] = []
         self._threads: list[BackgroundThread] = []

@@ -82,6 +82,7 @@ ORDER: dict[str, list[str]] = {
         "watch",
         "sleepers",
         "at_once",
+        "turns",
         "job_taker",
         "engine",
         "runner",

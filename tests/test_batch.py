@@ -534,6 +534,7 @@ def test_a_crash_repeats_the_unfinished_jobs_of_one_batch_and_no_other(
         WorkOptions("", 5, batch_size=4),
         types=lambda: None,
         settle=lambda job, attempt, error, seconds: True,
+        note_freed=lambda: None,
     )
     for _ in range(7):
         job = batch.next(table_of(client))

@@ -8,16 +8,30 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import psycopg2
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import make_dsn
-from support import VERSION, Database, Network, eventually, lease, needs, sleepers_of, table_of, threads
+from support import (
+    PATIENCE,
+    VERSION,
+    Database,
+    Network,
+    eventually,
+    lease,
+    needs,
+    rows_of,
+    sleepers_of,
+    table_of,
+    threads,
+)
 
 import qg
 from qg.working.sleepers import Sleepers
 from qg.working.threads import WakeUp
+from qg.working.turns import Turns
 
 NEVER = 3600.0  # an interval after which no test waits for a poll
 
@@ -215,6 +229,79 @@ def test_a_worker_that_finds_a_job_wakes_another_one_if_there_are_more(client: q
         client.enqueue_batch(qg.Job("MyJob") for _ in range(4))
         sleepers_of(pool).wake(1)
         eventually(lambda: database.count() == 0)
+
+
+@in_version_3
+def test_a_notification_wakes_a_worker_for_each_batch(
+    client: qg.Client, notifying: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Worked()
+    looking, may_look = threading.Event(), threading.Event()
+    take = rows_of(client).take
+
+    def held_up(*args: Any, **named: Any) -> Any:
+        looking.set()
+        assert may_look.wait(PATIENCE)
+        return take(*args, **named)
+
+    with qg.WorkerPool(client, {"MyJob": work}, 6, interval=NEVER, batch_size=100) as pool:
+        eventually(lambda: asleep(pool) == 6)
+        monkeypatch.setattr(rows_of(client), "take", held_up)
+        notifying.query("INSERT INTO jobs (job_class) SELECT 'MyJob' FROM generate_series(1, 128)")
+        assert looking.wait(PATIENCE)
+        left_asleep = asleep(pool)
+        may_look.set()
+        eventually(lambda: len(work.ids) == 128)
+    assert left_asleep == 4
+
+
+def test_a_batch_that_is_broken_up_for_a_slow_handler_wakes_somebody_for_the_rest(
+    client: qg.Client, database: Database
+) -> None:
+    together = threading.Barrier(3, timeout=PATIENCE)
+    with qg.WorkerPool(
+        client, {"MyJob": lambda job: together.wait()}, 3, interval=NEVER, batch_size=10, listen=False
+    ) as pool:
+        eventually(lambda: asleep(pool) == 3)
+        client.enqueue_batch(qg.Job("MyJob") for _ in range(3))
+        sleepers_of(pool).wake(1)  # it takes all three, and can run one
+        eventually(lambda: database.count() == 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "jobs", "woken"), [(100, 128, 2), (100, 100, 1), (100, 0, 1), (1, 3, 3), (500, 100_000, 12)]
+)
+def test_one_worker_wakes_for_each_batch(batch_size: int, jobs: int, woken: int) -> None:
+    sleepers = Sleepers(batch_size)
+    pool = [Sleeper(sleepers) for _ in range(12)]
+    sleepers.wake_for(jobs)
+    assert len(pool) - sleepers.count == woken
+    sleepers.wake(len(pool))
+    assert all(each.woke() for each in pool)
+
+
+def test_few_take_batches_at_a_time_and_a_frozen_one_holds_nobody_up_for_long() -> None:
+    turns = Turns(1)
+    inside: list[int] = []
+    with turns.turn():  # somebody who never comes back
+        with turns.turn():
+            inside.append(1)
+        with turns.turn():
+            inside.append(2)
+    assert inside == [1, 2]
+    began = threading.Event()
+
+    def wait_for_a_turn() -> None:
+        began.set()
+        with turns.turn():
+            inside.append(3)
+
+    with turns.turn():
+        waiter = threading.Thread(target=wait_for_a_turn)
+        waiter.start()
+        assert began.wait(PATIENCE)
+    waiter.join(PATIENCE)
+    assert inside == [1, 2, 3]
 
 
 def test_a_notification_that_comes_while_a_worker_looks_isnt_lost() -> None:

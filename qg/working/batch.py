@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import psycopg2
@@ -79,6 +80,7 @@ class Batch:
         settle: is told of each job that was deleted later than its handler returned: what went
             wrong with that, or None, and how many seconds the handler ran. Records and logs it, and
             returns whether it could.
+        note_freed: is called when jobs are given back that another worker can take.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Batch:
         options: WorkOptions,
         types: Callable[[], tuple[str, ...] | None],
         settle: Callable[[Job, Attempt, Exception | None, float], bool],
+        note_freed: Callable[[], None],
     ) -> None:
         self.session = session
         session.make_ready_for_statements()
@@ -101,6 +104,7 @@ class Batch:
         self._unlock = UNLOCK_ALL if self._size == 1 else UNLOCK_JOB
         self._types = types
         self._settle = settle
+        self._note_freed = note_freed
         # Guards all below, and the session while it is nobody's.
         self._mutex = threading.RLock()
         self._waiting: deque[Row] = deque()
@@ -265,15 +269,16 @@ class Batch:
         try:
             if self._handed_over and self.session.idle:
                 self.session.make_ready_for_statements()
-            taken = self._engine.rows.take(
-                self.session,
-                table,
-                Search(self._options.queue, self._options.poll_strategy, self._types()),
-                self._wanted,
-                deleted=rows,
-                along=successes(each.attempt for each in returned),
-                unlock=() if unlock is None else (unlock,),
-            )
+            with self._engine.turns.turn() if self._wanted > 1 else nullcontext():
+                taken = self._engine.rows.take(
+                    self.session,
+                    table,
+                    Search(self._options.queue, self._options.poll_strategy, self._types()),
+                    self._wanted,
+                    deleted=rows,
+                    along=successes(each.attempt for each in returned),
+                    unlock=() if unlock is None else (unlock,),
+                )
         except psycopg2.Error as error:
             self._recheck(table, error)
             if not self._delete_each(returned, error):
@@ -292,6 +297,7 @@ class Batch:
         """Delete what has returned and free what waits, so that only the running job stays locked."""
         waiting = list(self._waiting)
         self._waiting.clear()
+        freed = len(waiting)
         returned, settled = self._empty_out()
         waiting.extend(each.row for each in settled)
         if waiting:
@@ -310,6 +316,8 @@ class Batch:
             self._free(waiting)
         else:
             self._note_deleted(returned)
+        if freed:
+            self._note_freed()
 
     def _free(self, rows: list[Row]) -> None:
         """Unlock *rows*, as far as they are locked; a session that can't do that is closed."""

@@ -156,7 +156,7 @@ class Listener:
         return self._session
 
     def _hear(self, session: Session, table: Table) -> None:
-        """Wait for notifications, and wake as many workers as there may be jobs."""
+        """Wait for notifications, and wake a worker for each batch of jobs that there may be."""
         if session.expired:
             self._close_session()
             return
@@ -170,7 +170,7 @@ class Listener:
         due = [each[1] for each in heard if each is not None and each[0] == queue]
         if due:
             # One looks even if none is due: so it learns when the next one will be.
-            self._sleepers.wake(max(sum(due), 1))
+            self._sleepers.wake_for(sum(due))
 
     def _wait(self, seconds: float | None, *files: int) -> bool:
         """Wait until there is something to read, or somebody wakes us; return whether nothing came in *files*."""

@@ -100,7 +100,10 @@ class Locker(Loop):
             crew.exchange(session, table, takes=False)
             found = crew.take_plainly(table, self._options.queue)
             return Outcome.WORKED if found else self._idle(None)
+        gives_back = crew.waits_long
         taken = crew.exchange(session, table)
+        if gives_back:
+            self._sleepers.wake(1)  # somebody who is free
         if taken is None:
             return Outcome.WORKED
         if taken.more:

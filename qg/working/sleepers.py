@@ -17,9 +17,13 @@ class Sleepers:
     next job falls due, one of them is on watch: it sleeps until then, and is the last to be woken for
     anything else. When it leaves, another one gets up, looks for a job and so learns when the next
     falls due.
+
+    Args:
+        batch_size: how many jobs each of them takes at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int = 1) -> None:
+        self._batch_size = batch_size
         self._mutex = threading.Lock()
         self._asleep: list[WakeUp] = []
         self._watch: WakeUp | None = None
@@ -68,6 +72,10 @@ class Sleepers:
     def pause(self, wake_up: WakeUp, seconds: float) -> None:
         """Sleep for *seconds* without being woken for a job; *wake_up* ends it all the same."""
         wake_up.wait(seconds)
+
+    def wake_for(self, jobs: int) -> None:
+        """Wake one for each batch in so many *jobs*, and one at least."""
+        self.wake(max(-(-jobs // self._batch_size), 1))
 
     def wake(self, count: int) -> None:
         """Wake *count* of those who sleep, as far as there are so many."""

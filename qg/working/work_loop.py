@@ -62,7 +62,14 @@ class WorkLoop(Loop):
             self._close_session()
         if self._batch is None:
             types = partial(self._options.types, self._runner.work_map)
-            self._batch = Batch(self._engine, self._sound_session(), self._options, types, self._runner.settle)
+            self._batch = Batch(
+                self._engine,
+                self._sound_session(),
+                self._options,
+                types,
+                settle=self._runner.settle,
+                note_freed=partial(self._sleepers.wake, 1),
+            )
         self._enlist(self._batch.session, table)
         return self._batch
 
