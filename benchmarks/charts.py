@@ -18,10 +18,15 @@ __all__ = ["draw"]
 
 _COLOURS = {
     "qg": "#c8102e",
+    "qg connections=2": "#e8743b",
+    "qg.aio": "#7a0019",
+    "qg.jobs": "#e377c2",
+    "qg.jobs connections=2": "#8c3a76",
     "pgbench": "#555555",
     "pgbench -M prepared": "#999999",
     "procrastinate": "#e6a700",
     "pgqueuer": "#2f7ed8",
+    "oban": "#17a2a2",
     "graphile-worker": "#2e8b57",
     "pg-boss": "#8e5ea2",
 }

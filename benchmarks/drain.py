@@ -21,7 +21,7 @@ def case(way: str, workers: int) -> str:
 
 def measure(run: Run) -> None:
     """Measure every contender in every way it has, run by run."""
-    with run.databases(_SCENARIO, run.contenders) as databases:
+    with run.databases(_SCENARIO, run.with_a_way(ONE_BY_ONE, BATCHES)) as databases:
         for way in (ONE_BY_ONE, BATCHES):
             for workers in run.durations.workers:
                 runs: dict[str, Callable[[], float]] = {

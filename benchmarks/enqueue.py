@@ -20,8 +20,9 @@ _BULK_SIZE = 1000
 
 def measure(run: Run) -> None:
     """Measure every contender that enqueues, run by run."""
+    able = [contender for contender in run.contenders if contender.single or contender.bulk]
     seconds, rounds = run.durations.run_seconds, run.durations.rounds
-    with run.databases(_SCENARIO, run.contenders) as databases:
+    with run.databases(_SCENARIO, able) as databases:
         singly: dict[str, Callable[[], float]] = {
             contender.name: partial(_enqueue, contender, database, int(contender.single * seconds), 1)
             for contender, database in databases.items()

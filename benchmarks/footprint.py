@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +14,7 @@ from benchmarks.contenders import BATCHES, ONE_BY_ONE, Contender, Way
 from benchmarks.results import Readings
 from benchmarks.run import Run
 from benchmarks.server import Database
+from benchmarks.watch import cpu_seconds, memory_mb, most_of
 from benchmarks.wire import counted_round_trips
 
 __all__ = ["IDLE_CPU", "IDLE_MEMORY", "ROUND_TRIPS", "WRITES", "case", "measure"]
@@ -28,6 +28,7 @@ _SCENARIO = "footprint"
 _POOL = 8
 _COST_WORKERS = 4
 _SETTLE_SECONDS = 3
+_MEMORY_SECONDS = 0.02
 _WAL_BYTES = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 # A transaction that writes something gets a number, and its commit is on disk before it returns; one
 # that only reads or locks gets none, and costs no commit worth the name.
@@ -41,7 +42,7 @@ def case(way: str, what: str) -> str:
 
 def measure(run: Run) -> None:
     """Measure every queue: all at rest side by side, then one after the other under load, run by run."""
-    queues = [contender for contender in run.contenders if contender.is_queue]
+    queues = [contender for contender in run.with_a_way(ONE_BY_ONE, BATCHES) if contender.is_queue]
     with run.databases(_SCENARIO, queues) as databases:
         for _ in range(run.durations.rounds):
             _measure_at_rest(run, databases)
@@ -70,45 +71,25 @@ def _measure_at_rest(run: Run, databases: dict[Contender, Database]) -> None:
             processes[contender.name] = psutil.Process(workers.pid)
         time.sleep(_SETTLE_SECONDS)
         began = time.monotonic()
-        before = {name: _cpu_seconds(process) for name, process in processes.items()}
+        before = {name: cpu_seconds(process) for name, process in processes.items()}
         time.sleep(run.durations.idle_seconds)
         elapsed = time.monotonic() - began
         for name, process in processes.items():
-            percent = 100 * (_cpu_seconds(process) - before[name]) / elapsed
+            percent = 100 * (cpu_seconds(process) - before[name]) / elapsed
             run.results.add(_SCENARIO, IDLE_CPU, name, "%", percent)
-            run.results.add(_SCENARIO, IDLE_MEMORY, name, "MB", process.memory_info().rss / 1e6)
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+            run.results.add(_SCENARIO, IDLE_MEMORY, name, "MB", memory_mb(process))
 
 
 def _memory_under_load(contender: Contender, database: Database, way: Way) -> float:
     """Return the most that 8 workers have in memory while they drain for about a second."""
     jobs = max(1000, way.pace)
     database.refill(jobs)
-    with contender.workers(database, way, _POOL) as workers, _most_memory(workers.pid) as most:
-        workers.go()
-        workers.wait_for_jobs(jobs, 30)
-    return max(most) / 1e6
-
-
-@contextmanager
-def _most_memory(pid: int) -> Iterator[list[int]]:
-    process, seen, done = psutil.Process(pid), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            seen.append(process.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
+    with contender.workers(database, way, _POOL) as workers:
+        process = psutil.Process(workers.pid)
+        with most_of(lambda: memory_mb(process), _MEMORY_SECONDS) as most:
+            workers.go()
+            workers.wait_for_jobs(jobs, 30)
+    return most[0]
 
 
 def _cost(contender: Contender, database: Database, way: Way) -> Readings:

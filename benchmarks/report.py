@@ -19,13 +19,13 @@ def report(results: Results) -> str:
 def _circumstances(results: Results) -> Iterator[str]:
     yield ""
     for name, value in results.facts.items():
-        yield f"{name:20} {value}"
+        yield f"{name:22} {value}"
     for name, setting in results.settings.items():
-        yield f"{name:20} {setting}"
+        yield f"{name:22} {setting}"
     yield ""
     for name, version in results.versions.items():
         ways = "; ".join(f"{way}: {label}" for way, label in results.ways.get(name, {}).items())
-        yield f"{name:20} {version:10} {ways}"
+        yield f"{name:22} {version:10} {ways}"
 
 
 def _figures(results: Results) -> Iterator[str]:
@@ -56,13 +56,20 @@ def _number(value: float) -> str:
 
 
 def _promises(results: Results) -> Iterator[str]:
-    yield f"\n{'target':46}{'promised':36}{'found':36}met"
+    """Yield the promises as a table in Markdown, so that they can be pasted into docs/performance.md."""
+    yield ""
+    yield _row("", "target", "found", "met")
+    yield "|---|---|---|---|"
     found = [verdict for verdict in verdicts(results) if verdict.found]
     for verdict in found:
-        yield f"  {verdict.about:44}{verdict.promised:36}{verdict.found:36}{'yes' if verdict.kept else 'NO'}"
+        yield _row(verdict.about, verdict.promised, verdict.found or "", "yes" if verdict.kept else "**no**")
     unknown = len(verdicts(results)) - len(found)
     if unknown:
-        yield f"  and {unknown} that this run didn't measure"
+        yield f"\n{unknown} targets are about what this run didn't measure"
+
+
+def _row(about: str, promised: str, found: str, met: str) -> str:
+    return f"| {about:50} | {promised:35} | {found:35} | {met:6} |"
 
 
 def _failures(results: Results) -> Iterator[str]:

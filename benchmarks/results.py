@@ -83,12 +83,17 @@ class Results:
         return [each for each in self.figures if each.scenario == scenario]
 
     def alternate(
-        self, scenario: str, case: str, unit: str, rounds: int, runs: Mapping[str, Callable[[], float | Readings]]
+        self,
+        scenario: str,
+        case: str,
+        unit: str | Mapping[str, str],
+        rounds: int,
+        runs: Mapping[str, Callable[[], float | Readings]],
     ) -> None:
         """Measure one run of each contender, then the next of each, so that a drift of the machine meets all.
 
-        A run returns its value, or several by what is to be added to *case*. A contender that fails
-        is left out from then on.
+        A run returns its value, or several by what is to be added to *case*; then *unit* may be a
+        unit for each. A contender that fails is left out from then on.
         """
         left = dict(runs)
         for _ in range(rounds):
@@ -97,7 +102,8 @@ class Results:
                     told = run()
                     readings = told if isinstance(told, Mapping) else {"": told}
                     for what, value in readings.items():
-                        self.add(scenario, f"{case}, {what}" if what else case, contender, unit, value)
+                        told_in = unit if isinstance(unit, str) else unit[what]
+                        self.add(scenario, f"{case}, {what}" if what else case, contender, told_in, value)
                 except Exception as error:  # whatever an opponent comes up with; it is in the report
                     del left[contender]
                     self.fail(f"{scenario}: {case}: {contender}: {first_line(error)}")
@@ -108,6 +114,14 @@ class Results:
         for figure, each in zip(told["figures"], self.figures, strict=True):
             figure["median"] = each.median
         path.write_text(json.dumps(told, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Return what write() wrote to *path*."""
+        told = json.loads(path.read_text())
+        for figure in told["figures"]:
+            del figure["median"]
+        return cls(**{**told, "figures": [Figure(**figure) for figure in told["figures"]]})
 
 
 def first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ class Durations:
     Args:
         rounds: runs of each figure, whose median counts.
         run_seconds: about how long a run is that drains or enqueues.
+        short_seconds: the same, where there are many to compare.
         workers: how many workers drain.
         pickups: how many jobs are enqueued one after another to an idle worker, each round.
         depths: the backlogs, in jobs.
@@ -32,6 +33,7 @@ class Durations:
 
     rounds: int
     run_seconds: float
+    short_seconds: float
     workers: Sequence[int]
     pickups: int
     depths: Sequence[int]
@@ -49,6 +51,10 @@ class Run:
     durations: Durations
     results: Results
     contenders: Sequence[Contender]
+
+    def with_a_way(self, *ways: str) -> list[Contender]:
+        """Return the contenders that have at least one of *ways*."""
+        return [contender for contender in self.contenders if any(way in contender.ways for way in ways)]
 
     @contextmanager
     def databases(

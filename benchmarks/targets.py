@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import drain, enqueue, footprint, pickup, snapshots, steady
-from benchmarks.contenders import BATCHES, ONE_BY_ONE
+from benchmarks import connections, drain, enqueue, facade, footprint, pickup, scale, snapshots, steady, waiting
+from benchmarks.contenders import (
+    BATCHES,
+    DOING_NOTHING,
+    ONE_BY_ONE,
+    QG,
+    QG_AIO,
+    QG_FEW,
+    QG_JOBS,
+    QG_JOBS_FEW,
+    WRITING,
+)
 from benchmarks.results import Results
 
 __all__ = ["Verdict", "verdicts"]
@@ -36,6 +46,10 @@ def verdicts(results: Results) -> list[Verdict]:
         _backlog,
         _footprint,
         _costs,
+        _waiting,
+        _facade,
+        _few_connections,
+        _scaling,
     )
     return [verdict for part in parts for verdict in part(results)]
 
@@ -122,11 +136,65 @@ def _costs(results: Results) -> Iterator[Verdict]:
         yield Verdict(f"{way}, {what} per 1000 jobs", f"{limit:,.0f}", told, kept)
 
 
+def _waiting(results: Results) -> Iterator[Verdict]:
+    for at_once in waiting.AT_ONCE:
+        for pool in (QG_FEW.name, QG_AIO.name):
+            about = f"{at_once:,} at once that wait, {pool}"
+            share, opened = (
+                results.value("waiting", waiting.case(at_once, what), pool)
+                for what in (waiting.SHARE, waiting.CONNECTIONS)
+            )
+            yield _ratio(about, share, 1.0, 0.9, "what waiting allows")
+            yield _at_most(about, opened, 4, "connections")
+        case = waiting.case(at_once, waiting.RATE)
+        ours = results.value("waiting", case, QG_AIO.name)
+        others = [each for each in results.of("waiting") if each.case == case and not each.contender.startswith("qg")]
+        if ours is not None and others:
+            best = max(others, key=lambda figure: figure.median)
+            found = f"{ours:,.0f} jobs/s; {best.contender} {best.median:,.0f} jobs/s"
+            about = f"{at_once:,} at once that wait, {QG_AIO.name}"
+            yield Verdict(about, "ahead of every opponent", found, ours > best.median)
+
+
+def _facade(results: Results) -> Iterator[Verdict]:
+    case = facade.case(DOING_NOTHING, facade.DEFAULT_WORKERS)
+    ours, core = (results.value("facade", case, each.name) for each in (QG_JOBS, QG))
+    yield _at_least("qg.jobs, default, jobs do nothing", ours, 10_000, "jobs/s")
+    yield _ratio("qg.jobs, default, jobs do nothing", ours, core, 0.5, "the core's batches")
+    for workers in facade.WORKERS[WRITING]:
+        case = facade.case(WRITING, workers)
+        for theirs, its_core, told in ((QG_JOBS, QG, "ctx.tx"), (QG_JOBS_FEW, QG_FEW, "ctx.tx, connections=2")):
+            ours, core = (results.value("facade", case, each.name) for each in (theirs, its_core))
+            yield _ratio(f"{case}, {told}", ours, core, 0.8, "the core's job.tx")
+
+
+def _few_connections(results: Results) -> Iterator[Verdict]:
+    ours = results.value("connections", connections.case(connections.WORKERS), QG_FEW.name)
+    rates = [results.value("connections", connections.case(workers)) for workers in connections.BATCHING]
+    best = max((rate for rate in rates if rate), default=None)
+    yield _ratio(f"connections=2, {connections.WORKERS} workers", ours, best, 0.8, "batches of 500, the best")
+
+
+def _scaling(results: Results) -> Iterator[Verdict]:
+    for way in scale.WAYS:
+        rates = {workers: results.value("scale", scale.case(way, workers)) for workers in scale.WORKERS}
+        best = max((rate for rate in rates.values() if rate), default=None)
+        for workers in scale.MANY:
+            yield _ratio(f"batches of 100, {scale.case(way, workers)}", rates[workers], best, 0.9, "the best number")
+
+
 def _ratio(about: str, ours: float | None, theirs: float | None, factor: float, of: str) -> Verdict:
     promised = f"≥ {factor} × {of}"
     if ours is None or not theirs:
         return Verdict(about, promised, None, None)
     return Verdict(about, promised, f"{ours / theirs:.2f} ×", ours >= factor * theirs)
+
+
+def _at_least(about: str, found: float | None, limit: float, unit: str) -> Verdict:
+    promised = f"≥ {limit:,g} {unit}"
+    if found is None:
+        return Verdict(about, promised, None, None)
+    return Verdict(about, promised, f"{found:,.0f} {unit}", found >= limit)
 
 
 def _at_most(about: str, found: float | None, limit: float, unit: str) -> Verdict:

@@ -18,6 +18,7 @@ __all__ = ["Workers", "answer"]
 
 _START_SECONDS = 60
 _STOP_SECONDS = 15
+_FIRST_JOB_SECONDS = 30
 
 
 class Workers:
@@ -33,7 +34,8 @@ class Workers:
         self.progress: list[tuple[float, int]] = []
         self.began: list[float] = []
         self.takes: list[tuple[float, list[float]]] = []
-        self._ready = threading.Event()
+        self._is_ready = False
+        self._answered = threading.Event()  # that it is ready, or that it has ended
         self._news = threading.Condition()
         self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
@@ -43,7 +45,8 @@ class Workers:
 
     def __enter__(self) -> Workers:
         self._reader.start()
-        if not self._ready.wait(_START_SECONDS) or self._process.poll() is not None:
+        self._answered.wait(_START_SECONDS)
+        if not self._is_ready:
             self.__exit__()
             raise RuntimeError(f"the workers didn't start: {self._last_words()}")
         return self
@@ -92,6 +95,16 @@ class Workers:
         """
         return self._wait(lambda: self.handled >= jobs, seconds)
 
+    def wait_for_first_job(self) -> None:
+        """Wait until a job has begun.
+
+        Raises:
+            RuntimeError: if the process ended.
+            TimeoutError: if none begins.
+        """
+        if not self.wait_for_jobs(1, _FIRST_JOB_SECONDS):
+            raise TimeoutError(f"no job began within {_FIRST_JOB_SECONDS} s")
+
     def wait_for_began(self, jobs: int, seconds: float) -> bool:
         """As wait_for_jobs(), for those that were reported one by one."""
         return self._wait(lambda: len(self.began) >= jobs, seconds)
@@ -126,8 +139,9 @@ class Workers:
                     self.takes.append((news["at"], news["takes"]))
                 self._news.notify_all()
             if "ready" in news:
-                self._ready.set()
-        self._ready.set()
+                self._is_ready = True
+                self._answered.set()
+        self._answered.set()
         with self._news:
             self._news.notify_all()
 

@@ -10,14 +10,34 @@ from importlib.metadata import PackageNotFoundError, version
 from benchmarks.server import Database, Tables
 from benchmarks.workers import Workers, answer
 
-__all__ = ["BATCHES", "ONE_BY_ONE", "Contender", "Missing", "PythonContender", "Way"]
+__all__ = [
+    "BATCHES",
+    "DOING_NOTHING",
+    "FEW_CONNECTIONS",
+    "ONE_BY_ONE",
+    "WAITING",
+    "WRITING",
+    "Contender",
+    "Missing",
+    "PythonContender",
+    "Way",
+    "drained",
+]
 
 # The ways of draining. For an opponent the first is its default configuration, and the second the
 # fastest one that its documentation has.
 ONE_BY_ONE = "one by one"
 BATCHES = "batches"
+# Many jobs that wait, at once; a coroutine each where the library has them.
+WAITING = "jobs wait"
+# With a record of each attempt where the library keeps one, and with a row that each job writes in the
+# transaction in which it ends.
+DOING_NOTHING = "jobs do nothing"
+WRITING = "jobs write a row"
+# Jobs that do nothing, a few locked by each of few connections.
+FEW_CONNECTIONS = "few connections"
 
-_START_SECONDS = 30
+_FINISH_SECONDS = 30
 
 
 class Missing(Exception):  # noqa: N818 - a fact about the machine, not a failure
@@ -29,12 +49,14 @@ class Way:
     """One way to run a contender's workers.
 
     ``pace`` is about how many jobs a second that drains at best. It only decides how many jobs a
-    run has, so that all runs take about as long.
+    run has, so that all runs take about as long. With ``connection_each`` every worker has a
+    connection, so the server's ``max_connections`` limits their number.
     """
 
     label: str
     pace: int
     options: Mapping[str, object] = field(default_factory=dict)
+    connection_each: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,23 +103,27 @@ class Contender:
         )
 
     def drain(self, database: Database, way: Way, workers: int, jobs: int, seconds: float) -> float:
-        """Return how many jobs a second leave the database, where exactly *jobs* are waiting.
-
-        The clock runs from the first job's begin until no job is left. A run that takes four times
-        *seconds* ends there, and what was begun by then counts.
-        """
+        """Return how many jobs a second leave the database, where exactly *jobs* are waiting; see drained()."""
         with self.workers(database, way, workers) as process:
             process.go()
-            if not process.wait_for_jobs(1, _START_SECONDS):
-                raise TimeoutError(f"no job began within {_START_SECONDS} s")
-            if process.wait_for_jobs(jobs, 4 * seconds):
-                return jobs / (database.wait_until_finished(_START_SECONDS) - process.first)
-            return process.rate_since(process.first)
+            return drained(process, database, jobs, seconds)
 
     def enqueue(self, database: Database, jobs: int, a_call: int) -> float:
         """Return how many jobs a second one client enqueues through the library, so many *a_call*."""
         told = answer([*self.command(), "enqueue", f"jobs={jobs}", f"a_call={a_call}"], database.environment)
         return jobs / told["seconds"]
+
+
+def drained(process: Workers, database: Database, jobs: int, seconds: float) -> float:
+    """Return how many jobs a second *process*, just told to go, works until *jobs*, exactly as many as wait, are gone.
+
+    The clock runs from the first job's begin until no job is left. A run that takes four times
+    *seconds* ends there, and what was begun by then counts.
+    """
+    process.wait_for_first_job()
+    if process.wait_for_jobs(jobs, 4 * seconds):
+        return jobs / (database.wait_until_finished(_FINISH_SECONDS) - process.first)
+    return process.rate_since(process.first)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.contenders.contender import ONE_BY_ONE, PythonContender, Way
+from benchmarks.contenders.contender import DOING_NOTHING, ONE_BY_ONE, WAITING, PythonContender, Way
 from benchmarks.contenders.program import Reporter, run_program
 from benchmarks.server import Tables
 
@@ -25,9 +25,13 @@ PROCRASTINATE = PythonContender(
         fill="INSERT INTO procrastinate_jobs (queue_name, task_name) "
         "SELECT 'default', 'noop' FROM generate_series(1, %s)",
         delete="DELETE FROM procrastinate_jobs",
-        unfinished="SELECT EXISTS (SELECT FROM procrastinate_jobs)",
+        unfinished="SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))",
     ),
-    ways={ONE_BY_ONE: Way("delete_jobs=always", pace=500)},
+    ways={
+        ONE_BY_ONE: Way("delete_jobs=always", pace=500),
+        WAITING: Way("coroutines, 4 connections, default", pace=500, options={"connections": 4}),
+        DOING_NOTHING: Way("delete_jobs=never, default", pace=500, options={"delete_jobs": "never"}),
+    },
     single=1200,
     bulk=20000,
     package="procrastinate",
@@ -49,16 +53,20 @@ async def _install(_notify: bool) -> None:
 
 async def _work(reporter: Reporter, options: dict[str, str]) -> None:
     workers = int(options["workers"])
-    app = _app(workers + 2)  # one of them listens, and one fetches
+    app = _app(int(options.get("connections", workers + 2)))  # one of them listens, and one fetches
+    delete_jobs = options.get("delete_jobs", "always")
+    seconds = int(options.get("milliseconds", 0)) / 1000
 
     @app.task(name="noop")
     async def noop(number: int = 1) -> None:
         reporter.job_began()
+        if seconds:
+            await asyncio.sleep(seconds)
 
     async with app.open_async():
         await asyncio.to_thread(reporter.ready)
         working = asyncio.create_task(
-            app.run_worker_async(concurrency=workers, delete_jobs="always", install_signal_handlers=False)
+            app.run_worker_async(concurrency=workers, delete_jobs=delete_jobs, install_signal_handlers=False)
         )
         await asyncio.to_thread(reporter.wait_for_stop)
         working.cancel()

@@ -78,14 +78,15 @@ def run_program(
     *,
     install: Callable[..., Any],
     work: Callable[[Reporter, dict[str, str]], Any],
-    enqueue: Callable[[int, int], Any],
+    enqueue: Callable[[int, int], Any] | None = None,
 ) -> None:
     """Do what the command line says: ``install``, ``work`` or ``enqueue``, with options like ``workers=4``.
 
     Args:
         install: creates the tables; is given whether idle workers are to be woken.
         work: works jobs between ready() and wait_for_stop().
-        enqueue: enqueues so many jobs, so many a call, and returns the seconds that took.
+        enqueue: enqueues so many jobs, so many a call, and returns the seconds that took; None if that
+            isn't measured.
     """
     command, *pairs = sys.argv[1:]
     options = dict(pair.split("=", 1) for pair in pairs)
@@ -93,7 +94,7 @@ def run_program(
         _finish(install(options["notify"] == "1"))
     elif command == "work":
         _finish(work(Reporter(each=options.get("each") == "1"), options))
-    else:
+    elif enqueue is not None:
         seconds = _finish(enqueue(int(options["jobs"]), int(options["a_call"])))
         _say(seconds=seconds)
 
