@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmarks import connections, drain, enqueue, facade, footprint, pickup, scale, snapshots, steady, waiting
@@ -158,9 +158,10 @@ def _waiting(results: Results) -> Iterator[Verdict]:
 
 def _facade(results: Results) -> Iterator[Verdict]:
     case = facade.case(DOING_NOTHING, facade.DEFAULT_WORKERS)
-    ours, core = (results.value("facade", case, each.name) for each in (QG_JOBS, QG))
+    ours = results.value("facade", case, QG_JOBS.name)
+    core = _most(results.value("facade", facade.case(DOING_NOTHING, each)) for each in facade.WORKERS[DOING_NOTHING])
     yield _at_least("qg.jobs, default, jobs do nothing", ours, 10_000, "jobs/s")
-    yield _ratio("qg.jobs, default, jobs do nothing", ours, core, 0.5, "the core's batches")
+    yield _ratio("qg.jobs, default, jobs do nothing", ours, core, 0.5, "the core's batches, the best")
     for workers in facade.WORKERS[WRITING]:
         case = facade.case(WRITING, workers)
         for theirs, its_core, told in ((QG_JOBS, QG, "ctx.tx"), (QG_JOBS_FEW, QG_FEW, "ctx.tx, connections=2")):
@@ -170,17 +171,20 @@ def _facade(results: Results) -> Iterator[Verdict]:
 
 def _few_connections(results: Results) -> Iterator[Verdict]:
     ours = results.value("connections", connections.case(connections.WORKERS), QG_FEW.name)
-    rates = [results.value("connections", connections.case(workers)) for workers in connections.BATCHING]
-    best = max((rate for rate in rates if rate), default=None)
+    best = _most(results.value("connections", connections.case(workers)) for workers in connections.BATCHING)
     yield _ratio(f"connections=2, {connections.WORKERS} workers", ours, best, 0.8, "batches of 500, the best")
 
 
 def _scaling(results: Results) -> Iterator[Verdict]:
     for way in scale.WAYS:
         rates = {workers: results.value("scale", scale.case(way, workers)) for workers in scale.WORKERS}
-        best = max((rate for rate in rates.values() if rate), default=None)
+        best = _most(rates.values())
         for workers in scale.MANY:
             yield _ratio(f"batches of 100, {scale.case(way, workers)}", rates[workers], best, 0.9, "the best number")
+
+
+def _most(rates: Iterable[float | None]) -> float | None:
+    return max((rate for rate in rates if rate is not None), default=None)
 
 
 def _ratio(about: str, ours: float | None, theirs: float | None, factor: float, of: str) -> Verdict:

@@ -27,7 +27,7 @@ QG_JOBS = PythonContender(
     name="qg.jobs",
     tables=_TABLES,
     ways={
-        DOING_NOTHING: Way("default, with its history", pace=10000),
+        DOING_NOTHING: Way("default, with its history", pace=15000),
         WRITING: Way("ctx.tx", pace=3000, options={"writes": 1}),
     },
     package="qg",
@@ -38,7 +38,7 @@ QG_JOBS_FEW = PythonContender(
     name="qg.jobs connections=2",
     tables=_TABLES,
     ways={
-        DOING_NOTHING: Way("with its history", pace=10000, options={"connections": 2}),
+        DOING_NOTHING: Way("with its history", pace=15000, options={"connections": 2}),
         WRITING: Way("ctx.tx", pace=3000, options={"connections": 2, "writes": 1}),
     },
     package="qg",
