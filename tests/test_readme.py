@@ -39,7 +39,7 @@ def test_every_python_block_runs_in_turn(
         monkeypatch.setitem(sys.modules, "readme", module := types.ModuleType("readme"))
         program = vars(module)
         for block in blocks("python"):
-            if "WorkerPool" in block:
+            if "WorkerPool" in block and "GreetUser" in block:
                 program["client"].enqueue(qg.Job("GreetUser", [8], queue="mail"))
             exec(compile(block.replace("postgresql:///app", database.dsn), "README.md", "exec"), program)
         program["conn"].close()
