@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any
@@ -101,6 +102,15 @@ def test_the_session_of_an_async_one_is_for_run_sync_only(
 
     asyncio.run(enqueue())
     assert database.count() == 1
+
+
+def test_so_it_is_before_anything_was_ever_awaited(
+    client: qg.Client, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = async_session(dsn, "asyncpg")
+    monkeypatch.delitem(sys.modules, "greenlet", raising=False)  # which SQLAlchemy imports as late as it can
+    with pytest.raises(qg.ErrUnusable, match=r"can be used in run_sync\(\) only"):
+        client.enqueue_in_tx(qg.Job("MyJob"), session.sync_session)
 
 
 def kind(name: str) -> type:

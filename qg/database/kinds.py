@@ -73,7 +73,8 @@ def require_greenlet(tx: object, bind: Any) -> None:
     Raises:
         ErrUnusable: if there is none.
     """
-    if bind.dialect.is_async is True and sys.modules["greenlet"].getcurrent().parent is None:
+    library: Any = sys.modules.get("greenlet")
+    if bind.dialect.is_async is True and (library is None or library.getcurrent().parent is None):
         raise ErrUnusable(
             f"a {type(tx).__name__} of an async engine can be used in run_sync() only; call this there, or await "
             "the method of qg.aio.Client, or of qg.aio.Job(job), with the AsyncSession or AsyncConnection"

@@ -79,7 +79,7 @@ async def test_an_enqueue_that_is_sent_is_stored(aclient: aio.Client, database: 
         task = asyncio.create_task(aclient.enqueue(qg.Job("MyJob")))
         await eventually(lambda: waiting(database))
         await cancel(task)
-    await eventually(lambda: database.count() == 1)
+    await eventually(lambda: database.count() == 1 and is_idle("qg-aio_0"))
     await aclient.stats()
     assert len(database.sessions()) == 1  # which is used again
 
@@ -179,14 +179,16 @@ async def test_done_that_is_cancelled_releases_the_job(gated: aio.Client, databa
 async def test_a_block_that_is_cancelled_again_while_it_ends_releases_the_job(
     gated: aio.Client, database: Database
 ) -> None:
+    entered = asyncio.Event()
+
     async def work() -> None:
         async with await gated.lock_job():
+            entered.set()
             await asyncio.get_running_loop().create_future()
 
     await gated.enqueue(qg.Job("MyJob"))
     task = asyncio.create_task(work())
-    await eventually(database.locks)
-    await asyncio.sleep(0)
+    await entered.wait()
     task.cancel()
     await eventually(Gated.begun.is_set)
     await cancel(task)

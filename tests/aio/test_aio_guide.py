@@ -78,6 +78,24 @@ def test_its_other_transactions(program: Path, app: Database) -> None:
     assert ids(app) == [([number],) for number in (1, 2, 3, 4)]
 
 
+def test_its_typed_jobs(program: Path, app: Database) -> None:
+    needs("qg.jobs").migrate(app.dsn)
+    run(
+        program,
+        "-W",
+        "error",
+        "-c",
+        "import asyncio\n"
+        "from app import tables, typed\n"
+        "async def main():\n"
+        "    await typed.sign_up('a')\n"
+        "    await tables.engine.dispose()\n"
+        "asyncio.run(main())\n",
+    )
+    assert app.query(CUSTOMERS) == [("a", False)]
+    assert app.query("SELECT queue, job_class FROM que_jobs") == [("typed", "app.typed.Welcome")]
+
+
 def test_its_jobs_by_hand_and_its_handler(program: Path, app: Database) -> None:
     for email in "abc":
         app.query("INSERT INTO customers (email, welcomed) VALUES (%s, false)", (email,))
