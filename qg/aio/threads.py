@@ -38,8 +38,8 @@ class Threads:
     async def run(self, work: Callable[[], _Result], undo: Callable[[_Result], object] | None = None) -> _Result:
         """Return the result of *work*, or raise what it raises.
 
-        If the caller is cancelled before *work* has begun, it isn't begun. If it has, it goes on, and *undo* is then
-        called with its result, in a thread of its own.
+        If the caller is cancelled, or dropped, before *work* has begun, it isn't begun. If it has, it goes on, and
+        *undo* is then called with its result, in a thread of its own.
 
         Raises:
             ErrClientClosed: after close().
@@ -47,7 +47,7 @@ class Threads:
         future = self._submit(work)
         try:
             return await _result_of(future)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if not future.cancel() and undo is not None:
                 _when_it_has(future, undo)
             raise

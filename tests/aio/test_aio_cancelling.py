@@ -110,15 +110,33 @@ async def test_lock_job_gives_its_lock_and_its_session_back(aclient: aio.Client,
     job = await aclient.enqueue(qg.Job("MyJob"))
     with lock_table(database):
         task = asyncio.create_task(aclient.lock_job())
-        await eventually(lambda: waiting(database))
+        (pid,) = await eventually(lambda: waiting(database))
         await cancel(task)
         assert database.locks() == []
-    await eventually(lambda: not threads("aio-job") and is_idle("qg-aio_0"))
-    assert database.locks() == []
+    await is_given_back(database)
     async with await aclient.lock_job() as again:
-        assert again.id == job.id
-        assert len(database.sessions()) == 1
+        assert (again.id, again.sync.conn.info.backend_pid) == (job.id, pid)
     assert first_lines(database) == [(job.id, 0, None)]
+
+
+async def test_a_lock_job_that_nobody_runs_any_more_gives_them_back_too(
+    aclient: aio.Client, database: Database
+) -> None:
+    job = await aclient.enqueue(qg.Job("MyJob"))
+    with lock_table(database):
+        coroutine = aclient.lock_job()
+        coroutine.send(None)
+        (pid,) = await eventually(lambda: waiting(database))
+        coroutine.close()
+    await is_given_back(database)
+    async with await aclient.lock_job() as again:
+        assert (again.id, again.sync.conn.info.backend_pid) == (job.id, pid)
+
+
+async def is_given_back(database: Database) -> None:
+    """Wait until whatever a client was about to do is done, and undone."""
+    await eventually(lambda: is_idle("qg-aio_0") and not threads("aio-job"))
+    assert database.locks() == []
 
 
 @each_moment
@@ -135,10 +153,11 @@ async def test_lock_job_that_has_its_job_already_gives_it_back(
     for _ in range(turns):
         await asyncio.sleep(0)
     assert not task.done()
+    pid = database.sessions()[0][0]
     await cancel(task)
-    await eventually(lambda: database.locks() == [])
+    await is_given_back(database)
     async with await aclient.lock_job() as again:
-        assert again.id == job.id
+        assert (again.id, again.sync.conn.info.backend_pid) == (job.id, pid)
 
 
 async def test_a_lock_job_that_fails_after_it_was_cancelled_leaves_nothing(
