@@ -6,6 +6,7 @@ import atexit
 import threading
 import time
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ class WorkerPool(Configurable):
 
     Args:
         client: where jobs come from; its source must have *count* connections to give, and one more
-            for the pool to listen on if the table notifies (see :func:`qg.migrate`).
+            for the pool to listen on if the table notifies (see :func:`qg.migrate`). With *connections* it must have
+            so many to give, one more for what can't be done on these, and that one to listen on.
         work_map: from job type to handler; may be replaced until the start.
         count: how many workers, 0 or more.
         queue: the queue's name; None means the environment's QUE_QUEUE, or "".
@@ -105,9 +107,8 @@ class WorkerPool(Configurable):
         self._count = count
         # How many sessions hold locks; each worker has its own unless they share them.
         self._lockers = count if connections is None else min(connections, count)
-        self._transactions = (
-            None if connections is None else Transactions(self._engine, self.queue, transactions or max(count, 1))
-        )
+        # How many of them may have sessions of their own at once; None where each worker has its own anyway.
+        self._most_transactions = None if connections is None else transactions or max(count, 1)
         self._listen = listen
         self._outage = Outage(client.logger)
         self._sleepers = Sleepers(batch_size if connections is None else max(count // self._lockers, 1))
@@ -203,11 +204,12 @@ class WorkerPool(Configurable):
                 listener = Listener(self._engine, self.queue, self._count, self._sleepers, self.interval)
                 self._listener = listener
                 listener.start(sessions[0])
+            start = self._start_worker
+            if self._most_transactions is not None:
+                transactions = Transactions(self._engine, self.queue, self._most_transactions)
+                start = partial(self._start_locker, transactions)
             while sessions and not self._stopped:
-                if self._transactions is None:
-                    self._start_worker(work_map, sessions)
-                else:
-                    self._start_locker(work_map, sessions, self._transactions)
+                start(work_map, sessions)
             self._start_has_succeeded = True
         finally:
             if self._stopped or not self._start_has_succeeded:
@@ -244,13 +246,16 @@ class WorkerPool(Configurable):
         del sessions[0]
         thread.start()
 
-    def _start_locker(self, work_map: WorkMap, sessions: list[Session], transactions: Transactions) -> None:
+    def _start_locker(self, transactions: Transactions, work_map: WorkMap, sessions: list[Session]) -> None:
         """Start a locker on the first of *sessions*, which is its own from then on, and its share of the workers."""
         number = len(self._threads)
         share = self._count // self._lockers + (number < self._count % self._lockers)
-        first = len(self._runners) + 1
+        first = len(self._hands) - number + 1
         hands = Hands(
-            [f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)], work_map, self._engine.logger
+            [f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)],
+            f"qg-settler-{self.queue}-{number + 1}",
+            work_map,
+            self._engine.logger,
         )
         loop = Locker(self._engine, self._options, self._outage, self._sleepers, sessions[0], hands, transactions)
         name = f"qg-locker-{self.queue}-{number + 1}"
@@ -283,26 +288,35 @@ class WorkerPool(Configurable):
     def _lease_all(self, sessions: list[Session]) -> None:
         """Lease a connection for each worker now, so that a source too small shows here and not as a hang.
 
+        Where workers share connections, look whether there is one more: without it no error could be recorded.
         Before that it is looked whether the role may work jobs.
         """
         spare = self._engine.database.spare
-        if spare is not None and spare < self._lockers:
+        if spare is not None and spare < self._needed:
             raise self._too_few(spare, "that is all its pool has to spare")
         try:
             if self._count:
                 self._engine.require_rights()
-            while len(sessions) < self._lockers and not self._stopped:
+            while len(sessions) < self._needed and not self._stopped:
                 sessions.append(self._engine.database.lease())
+            while len(sessions) > self._lockers:
+                sessions[-1].give_back()
+                del sessions[-1]
         except Exception as error:
             unreachable = not sessions and isinstance(error, psycopg2.OperationalError)
             if unreachable or isinstance(error, QgError):
                 raise
             raise self._too_few(len(sessions), one_line(error)) from error
 
+    @property
+    def _needed(self) -> int:
+        """How many connections the source must have to give at the start."""
+        return self._lockers + (self._lockers > 0 and self._most_transactions is not None)
+
     def _too_few(self, given: int, cause: str) -> ErrTooFewConnections:
         return ErrTooFewConnections(
-            f"queue {self.queue!r} needs {self._lockers} connections but the source gives {given}: {cause}; "
-            f"raise its limit or lower {'count' if self._transactions is None else 'connections'}"
+            f"queue {self.queue!r} needs {self._needed} connections but the source gives {given}: {cause}; "
+            f"raise its limit or lower {'count' if self._most_transactions is None else 'connections'}"
         )
 
 

@@ -311,7 +311,8 @@ class UntilEmpty:
     ) -> None:
         options = WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types)
         engine, outage, sleepers = engine_of(client), Outage(client.logger), _Restless(self)
-        self.hands = Hands([f"qg-worker-{number}" for number in range(hands)], work_map, client.logger)
+        names = [f"qg-worker-{number}" for number in range(hands)]
+        self.hands = Hands(names, "qg-settler", work_map, client.logger)
         self.loop: Loop = (
             Locker(engine, options, outage, sleepers, None, self.hands, Transactions(engine, options.queue, hands))
             if hands
@@ -329,10 +330,11 @@ class UntilEmpty:
         ).work_one
 
     def work(self) -> None:
-        for thread in self.hands.threads:
+        threads = self.hands.threads if self.hands.size else []
+        for thread in threads:
             thread.start()
         self.loop.run()
-        assert join_all(self.hands.threads, PATIENCE)
+        assert join_all(threads, PATIENCE)
 
     def stop(self) -> None:
         self.loop.stop()
@@ -342,7 +344,7 @@ class UntilEmpty:
 
     @property
     def waits_for_hands(self) -> bool:
-        return bool(self.hands.threads) and not self.hands.crew.idle
+        return bool(self.hands.size) and not self.hands.crew.idle
 
     def rest(self, seconds: float, due: float | None = None) -> None:
         """Called where it would sleep."""

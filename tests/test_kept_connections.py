@@ -108,10 +108,11 @@ def test_a_handler_that_keeps_nothing_costs_no_connection(
 
     caplog.clear()
     with qg.Client(connect) as client:
-        before = len(opened)
+        # Where the lock is on the locker's session, all jobs one after another share one more.
+        enough = len(opened) + (1 if way.startswith("hands") else 0)
         fill(database, 6)
         work(client, way, handler)  # type: ignore[arg-type]
-        assert (database.count(), len(opened) - before) == (0, 0)
+        assert (database.count(), len(opened)) == (0, enough)
         # The log's records keep the traceback, and with it the variables of the handler.
         client.logger.setLevel("CRITICAL")
         try:
@@ -119,7 +120,7 @@ def test_a_handler_that_keeps_nothing_costs_no_connection(
             work(client, way, failing)
         finally:
             client.logger.setLevel("NOTSET")
-        assert len(opened) - before == 0
+        assert len(opened) == enough
     assert events(caplog, "connection_kept") == []
 
 

@@ -19,7 +19,7 @@ from psycopg2.extensions import (
 from psycopg2.sql import SQL, Identifier
 
 from qg.database.deadline import Deadline
-from qg.database.driver import close, commit, is_quiet, notice_end, plain_cursor, rollback
+from qg.database.driver import close, commit, is_lost, is_quiet, notice_end, plain_cursor, rollback
 from qg.database.encoding import UNREADABLE, fetch_unreadable, speak_utf8
 from qg.database.lending import Lending
 from qg.database.mode import Mode
@@ -32,6 +32,7 @@ from qg.tables.locking import (
     TAKE_JOBS_BY_RUN_AT,
     UNLOCK_EVERYTHING,
     UNLOCK_JOB,
+    UNLOCK_OTHERS,
 )
 from qg.tables.settings import BACKEND_PID, RESET_TRANSACTIONS, SET_IDLE_TIMEOUT
 
@@ -108,6 +109,11 @@ class Session:
     def alive(self) -> bool:
         """Whether the connection is idle and the server, as far as we can see, still there."""
         return self.idle and is_quiet(self.conn)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server has ended the session, as far as it has told us. May be asked from another thread."""
+        return is_lost(self.conn)
 
     @property
     def usable(self) -> bool:
@@ -295,10 +301,14 @@ class Session:
             except UNREADABLE as error:
                 if self.in_transaction or statement not in (TAKE_JOBS, TAKE_JOBS_BY_RUN_AT):
                     raise
-                # All is done by now but for telling us which jobs it locked. The lock that was to be given
-                # up is gone, and nobody will hear whether it had been held.
-                self._fetch(UNLOCK_EVERYTHING.call_sql, ())
-                again = self._lending.alone(self._sql(statement), (None, *params[1:]))
+                # All is done by now but for telling us which jobs it locked. What was to be unlocked is, and
+                # nobody will hear whether it had been locked.
+                held = params[2]
+                if held is None:
+                    self._fetch(UNLOCK_EVERYTHING.call_sql, ())
+                else:
+                    self._fetch(UNLOCK_OTHERS.call_sql, (held,))
+                again = self._lending.alone(self._sql(statement), (None, None, *params[2:]))
                 return fetch_unreadable(self.conn, *again, error)
             finally:
                 if self.in_transaction:

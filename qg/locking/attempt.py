@@ -129,7 +129,10 @@ class Attempt:
     @property
     def conn(self) -> connection | None:
         """The connection for the job's statements; None when the lock isn't held, and in a forked process."""
-        return self._locked.lend() if self.held and not self.forked else None
+        if self.forked:
+            return None
+        with self.mutex:  # or a thread of the handler's would get one that its end has just given back
+            return self._locked.lend() if self.held else None
 
     @property
     def tx(self) -> connection | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from qg.database.driver import is_lost
 from qg.database.session import Session
 from qg.failures import one_line
 from qg.locking.context import LockContext
@@ -109,7 +108,7 @@ class RowLock:
     @property
     def lost(self) -> bool:
         """Whether the session has ended; before_use isn't called."""
-        return is_lost(self._session.conn)
+        return self._session.lost
 
     def require(self) -> None:
         """Nothing: where the lock is gone, nothing can be written either."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from qg.database.driver import is_lost
 from qg.database.session import Session
 from qg.errors import ErrLockLost
 from qg.locking.context import LockContext
@@ -38,9 +37,12 @@ class SharedLock:
         id: the job's.
         context: of the client.
         lender: lends the row's own session.
+
+    Attributes:
+        unlocked: whether the locker's session was seen not to hold the lock any more.
     """
 
-    __slots__ = ("_context", "_id", "_lender", "_mutex", "_own", "locker")
+    __slots__ = ("_context", "_id", "_lender", "_mutex", "_own", "locker", "unlocked")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class SharedLock:
         lender: Lender,
     ) -> None:
         self.locker = locker
+        self.unlocked = False
         self._id = id
         self._context = context
         self._lender = lender
@@ -80,14 +83,14 @@ class SharedLock:
 
     @property
     def lost(self) -> bool:
-        """Whether the session that holds the lock has ended, or the row's own."""
+        """Whether the lock has gone, or the row's own session."""
         own = self._own
-        return self.is_lost_with_locker or (own is not None and is_lost(own.conn))
+        return self.is_gone or (own is not None and own.lost)
 
     @property
-    def is_lost_with_locker(self) -> bool:
-        """Whether the session that holds the lock has ended."""
-        return is_lost(self.locker.conn)
+    def is_gone(self) -> bool:
+        """Whether the lock has gone, with its session for instance, as far as can be seen without a message."""
+        return self.unlocked or self.locker.lost
 
     @property
     def is_sound(self) -> bool:
@@ -96,8 +99,8 @@ class SharedLock:
         return own is None or own.alive or own.in_transaction
 
     def require(self) -> None:
-        """Raise ErrLockLost if the lock has gone with its session, as far as can be seen without a message."""
-        if self.is_lost_with_locker:
+        """Raise ErrLockLost if the lock has gone, as far as can be seen without a message."""
+        if self.is_gone:
             raise ErrLockLost("the session that held the job's lock has ended")
 
     def release(self) -> None:
@@ -125,14 +128,17 @@ class SharedLock:
 
     @contextmanager
     def reached(self) -> Iterator[Session]:
-        """Within the block there is a session for what is to be asked about the row."""
-        if self._own is not None and not self._own.idle:
+        """Within the block there is a session for what is to be asked about the row: its own, or another one."""
+        if self._own is not None and not self._own.alive:
             self.close()
         yield self.session
 
     def anew(self) -> Lock | None:
-        """Return the lock if it is still held; otherwise lock the row anew. None if somebody else has it."""
-        if not self.is_lost_with_locker:
+        """Return the lock if it is still held; otherwise lock the row anew, on its own session.
+
+        None if somebody else has it.
+        """
+        if not self.is_gone:
             return self
-        self.close()  # a source may have no other session to give
-        return lock_anew(self._context.database.lease(even_if_closed=True), self._id, self._context, lent=False)
+        with self.reached() as session:
+            return lock_anew(session, self._id, self._context, lent=True)

@@ -56,12 +56,12 @@ UNLOCK_ALL = Statement("SELECT pg_catalog.pg_advisory_unlock($1::bigint), pg_cat
 UNLOCK_JOBS = Statement(
     "SELECT pg_catalog.count(*) FROM pg_catalog.unnest($1::bigint[]) AS id WHERE pg_catalog.pg_advisory_unlock(id)"
 )
-# (ids) -> nothing; unlocks all that this session has locked but for these, however often it has.
+# (ids) -> what this session has locked: ids, and null for each of the given ones; all others are unlocked.
 UNLOCK_OTHERS = Statement(
     f"""
-SELECT pg_catalog.pg_advisory_unlock(id)
+SELECT id, CASE WHEN id <> ALL ($1::bigint[]) THEN pg_catalog.pg_advisory_unlock(id) END
 FROM ({LOCKED}) AS locked
-WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND id <> ALL ($1::bigint[])
+WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
 """
 )
 # () -> nothing; unlocks all that this session has locked.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Sequence
 
 import psycopg2
 
@@ -14,7 +14,7 @@ from qg.database.session import Session
 from qg.failures import one_line, printable
 from qg.locking.attempt import successes
 from qg.locking.row_taker import Search, Taken
-from qg.tables import Row, Table
+from qg.tables import Table
 from qg.tables.locking import UNLOCK_OTHERS
 from qg.working.batch import LockLost
 from qg.working.engine import Engine
@@ -35,22 +35,24 @@ _MOST_AHEAD = 500
 class Crew:
     """Hands run jobs, and one locker's session holds the locks of all of them. Safe to use from any thread.
 
-    A row is in one of four states here, from the message that locked it to the one that unlocks it:
+    A row is in one of five states here, from the message that locked it to the one that unlocks it:
 
     - *waiting*: locked; no hand has begun with it.
     - *running*: a hand has its job.
     - *returned*: its handler has returned, in no transaction. The row is still to be deleted.
+    - *apart*: the same, but it couldn't be deleted together with others, or its lock is lost. The settler deletes it.
     - *over*: what became of it is committed, or can't be. The lock is still to be released.
 
     exchange() sends the message that deletes what has returned, commits, unlocks that and what is over, and takes
-    jobs for the hands that are free. No hand uses the locker's session. A job that needs more than its deletion gets a
-    session of its own; the row is the fence between the two.
+    jobs for the hands that are free. Nobody but the locker uses its session. A job that needs more than its deletion
+    gets a session of its own; the row is the fence between the two.
 
     While jobs are quick, more are taken than there are free hands, so that a message brings many. What no hand has
     begun with after a few hundredths of a second is given back, so that it waits for no slow handler.
 
-    If the session is lost, its running jobs go on. What ends then is settled by a hand, under its lock taken anew, if
-    nobody else has that by then.
+    If the session is lost, its running jobs go on. What ends then is settled apart, under its lock taken anew, if
+    nobody else has that by then. There may be other sessions of the locker's, too old to take more: each holds its
+    jobs until the last of them has ended.
 
     Args:
         engine: of the client.
@@ -60,6 +62,7 @@ class Crew:
         reporter: settles, for the log, the jobs whose rows exchange() has deleted.
         wake_locker: is called when there is something to exchange.
         wake_hands: is called with the number of jobs that wait for hands.
+        wake_settler: is called when there is something for settle_apart().
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Crew:
         *,
         wake_locker: Callable[[], None],
         wake_hands: Callable[[int], None],
+        wake_settler: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._search = search
@@ -80,11 +84,14 @@ class Crew:
         self._reporter = reporter
         self._wake_locker = wake_locker
         self._wake_hands = wake_hands
+        self._wake_settler = wake_settler
         # Guards all below.
         self._mutex = threading.Lock()
         self._waiting: deque[Held] = deque()
         self._running: set[Held] = set()
         self._returned: list[HeldTogether] = []
+        # Each with what kept it from being deleted with others. The settler is at the first one.
+        self._apart: deque[tuple[HeldTogether, Exception | None]] = deque()
         self._over: list[HeldTogether] = []
         # How many jobs to take beyond the free hands; when the last ones were taken, and how many wait at the most
         # when it is time to take more.
@@ -94,40 +101,79 @@ class Crew:
         # Of those that ended since then: how many, and how long they ran.
         self._ended = 0
         self._ran_seconds = 0.0
+        # Whether anything has ended since then, and whether the locker was told.
+        self._has_news = False
         self._told = False
         self._unrecorded = False
 
-    # For the hands
+    # For the hands, and the settler
 
     def next(self) -> Held | None:
-        """Return a job to run; end() is to be called for it. None if none waits."""
+        """Return a job that is to be handed to run(); None if none waits."""
         with self._mutex:
             if not self._waiting:
                 return None
             held = self._waiting.popleft()
             self._running.add(held)
-            return held
+            tell = self._is_to_be_told()  # what ended while more were waiting
+        if tell:
+            self._wake_locker()
+        return held
 
     def run(self, held: Held, runner: Runner) -> None:
         """Run the job of next()."""
         try:
             held.run(runner)
+        except Exception:
+            self._note_fault(held)
         finally:
-            self.end(held)
+            self._end(held)
 
-    def end(self, held: Held) -> None:
-        """Note that a hand has ended a job of next(), whatever came of it."""
+    def settle_apart(self, runner: Runner) -> bool:
+        """Settle the next job that is apart; return False if there is none. For one thread alone."""
+        with self._mutex:
+            if not self._apart:
+                return False
+            held, cause = self._apart[0]
+        try:
+            held.delete_apart(runner, cause)
+        except Exception:
+            self._note_fault(held)
+        with self._mutex:
+            self._apart.popleft()
+            self._over.append(held)
+            tell = self._note_news(held)
+        if tell:
+            self._wake_locker()
+        return True
+
+    def _end(self, held: Held) -> None:
         with self._mutex:
             self._running.remove(held)
             if isinstance(held, HeldTogether):
                 (self._returned if held.returned else self._over).append(held)
                 self._ran_seconds += held.seconds
             self._ended += 1
-            self._unrecorded = self._unrecorded or not held.recorded
-            tell = not self._told and len(self._waiting) <= self._low
-            self._told = self._told or tell
+            tell = self._note_news(held)
         if tell:
             self._wake_locker()
+
+    def _note_fault(self, held: Held) -> None:
+        """Log what isn't the job's failure, but a fault of ours, or of a hook or a class that somebody plugged in."""
+        held.recorded = False
+        self._engine.logger.exception("worker_failed queue=%s; it goes on", printable(self._search().queue))
+
+    def _note_news(self, held: Held) -> bool:
+        self._has_news = True
+        self._unrecorded = self._unrecorded or not held.recorded
+        return self._is_to_be_told()
+
+    def _is_to_be_told(self) -> bool:
+        """Whether the locker is to be told now that it is time for another exchange(). Once before each."""
+        if self._told or not self._has_news or len(self._waiting) > self._low:
+            return False
+        self._told = True
+        return True
 
     # For the locker
 
@@ -149,7 +195,7 @@ class Crew:
     @property
     def idle(self) -> bool:
         """Whether nothing is locked, run, or to be settled."""
-        return not (self._waiting or self._running or self._returned or self._over)
+        return not (self._waiting or self._running or self._returned or self._apart or self._over)
 
     @property
     def told(self) -> bool:
@@ -158,8 +204,11 @@ class Crew:
 
     @property
     def waits_long(self) -> bool:
-        """Whether jobs wait for longer than they may."""
-        return bool(self._waiting) and time.monotonic() - self._taken_at > _LONGEST_SECONDS
+        """Whether there are jobs to give back, since they wait for longer than they may."""
+        if time.monotonic() - self._taken_at <= _LONGEST_SECONDS:
+            return False
+        with self._mutex:
+            return any(isinstance(each, HeldTogether) for each in self._waiting)
 
     def call_hands(self) -> None:
         """Wake a hand for each job that waits."""
@@ -168,8 +217,7 @@ class Crew:
 
     def holds(self, session: Session) -> bool:
         """Whether there is something whose lock *session* holds."""
-        with self._mutex:
-            return any(each.locker is session for each in self._together())
+        return bool(self._held_on(session))
 
     def take_unrecorded(self) -> bool:
         """Whether what became of a job couldn't be written since the last call."""
@@ -178,63 +226,70 @@ class Crew:
             return unrecorded
 
     def exchange(self, session: Session | None, table: Table, *, takes: bool = True) -> Taken | None:
-        """Settle what has ended, on *session*, and take jobs for the hands that are free.
+        """Settle what has ended, as far as *session* holds it, and take jobs for the hands that are free.
+
+        What has ended and was held by a session that is lost goes to the settler.
 
         Args:
             session: the locker's, and idle; None if it has none at the moment.
             table: the table as it is known.
-            takes: whether to take jobs.
+            takes: whether to take jobs; otherwise those that wait are given back.
 
         Returns:
             What was taken, already on its way to the hands; None if nothing was to be taken or could be.
 
         Raises:
             LockLost: if the session didn't hold a lock that it took; it is closed.
-            psycopg2.Error: if the database failed. What has ended is on its way all the same.
+            Exception: if the database failed. What has ended is on its way all the same. What else the session has
+                locked, unlock_others() unlocks.
         """
-        returned, over, given_up, wanted = self._begin_exchange(session, takes=takes)
+        returned, over, wanted = self._begin_exchange(session, takes=takes)
         if session is None:
             return None
-        rows = [each.row for each in returned]
-        along = successes(each.attempt for each in returned)
-        unlock = [*rows, *(each.row for each in over), *(each.row for each in given_up)]
+        deleted, unlocked = [each.row for each in returned], [each.row for each in over]
         taken = None
         try:
+            along = successes(each.attempt for each in returned)
             if wanted > 0:
                 taken = self._engine.rows.take(
                     session,
                     table,
                     self._search(),
                     wanted,
-                    deleted=rows,
+                    deleted=deleted,
                     along=along,
-                    unlock=unlock,
-                    held=self._rows_on(session),
+                    unlock=[*deleted, *unlocked],
+                    held=[each.row for each in self._held_on(session)],
                 )
-                unlocked = taken is None or taken.unlocked
+                were_locked = taken is None or taken.unlocked
             else:
-                unlocked = not unlock or self._engine.rows.release(session, table, rows, unlock[len(rows) :], along)
-        except psycopg2.Error as error:
-            self._go_on_after(error, session, table, returned, over)
+                nothing = not (deleted or unlocked)
+                were_locked = nothing or self._engine.rows.release(session, table, deleted, unlocked, along)
+        except Exception as error:
+            self._set_apart(returned, error)
+            if not (returned and self._concerns_deletions(error, session, table)):
+                raise
+            self.unlock_others(session)
+            self._note_released(over)
             return None
-        if taken is None and wanted > 0:  # the session can't
-            self._delete_alone(returned, None)
-            self._put_back([*over, *given_up])
+        if taken is None and wanted > 0:  # the session can't, and nothing was unlocked
+            self._set_apart(returned, None)
+            self._put_back(over)
             return None
-        for each in returned:
-            each.note_deleted(self._reporter)
-        for each in given_up:
-            self._engine.rows.note_released(each.row)
-        if unlock and not unlocked:
-            self._engine.context.note_lock_lost(session, unlock[-1].id)
+        if taken is not None and were_locked:
+            self._begin_with(taken, session)
+        self._note_deleted(returned)
+        self._note_released(over)
+        if not were_locked:
+            self._engine.context.note_lock_lost(session, (unlocked or deleted)[-1].id)
             raise LockLost
-        if taken is not None:
-            self._hand_out([HeldTogether(row, session, self._engine, self._transactions) for row in taken.rows])
+        if taken is not None and taken.at_marks and any(each.undone for each in over):
+            taken = taken._replace(more=True)  # the walk passed them by
         return taken
 
     def take_plainly(self, table: Table, queue: str) -> bool:
         """Take one job on a session of its own, where none can be taken otherwise; return whether there was one."""
-        session = self._transactions.lease_at_once() if self.free > 0 else None
+        session = self._transactions.lease_at_once()
         if session is None:
             return False
         search = self._search()
@@ -253,38 +308,46 @@ class Crew:
     def drop_waiting(self) -> None:
         """Let what waits go: its locks are gone, or will be."""
         with self._mutex:
-            dropped = [each for each in self._waiting if isinstance(each, HeldTogether) and not each.returned]
-            self._waiting = deque(each for each in self._waiting if each not in dropped)
+            dropped = [each for each in self._waiting if isinstance(each, HeldTogether)]
+            self._waiting = deque(each for each in self._waiting if isinstance(each, HeldAlone))
             self._ahead = 0
-        for each in dropped:
-            self._engine.rows.note_released(each.row)
+        self._note_released(dropped)
 
     def unlock_others(self, session: Session) -> None:
-        """Let go of what *session* has locked and nobody here knows of."""
-        session.run(UNLOCK_OTHERS, ([row.id for row in self._rows_on(session)],))
+        """Let go of what *session* has locked and nobody here knows of, and note what it doesn't hold any more.
+
+        To be called after a message that failed: unlocking knows no transaction.
+        """
+        jobs = self._held_on(session)
+        kept = {number for number, _ in session.run(UNLOCK_OTHERS, ([each.row.id for each in jobs],))}
+        for each in jobs:
+            if each.row.id not in kept:
+                each.note_unlocked()
 
     def _begin_exchange(
         self, session: Session | None, *, takes: bool
-    ) -> tuple[list[HeldTogether], list[HeldTogether], list[HeldTogether], int]:
-        """Return what is to be deleted, what is over, what is given up undone, and how many jobs are wanted."""
+    ) -> tuple[list[HeldTogether], list[HeldTogether], int]:
+        """Return what *session* is to delete, what it is to unlock besides, and how many jobs are wanted."""
+        gives_back = not takes or self.waits_long
         with self._mutex:
-            self._told = False
-            returned, self._returned = self._returned, []
-            over, self._over = self._over, []
+            self._told = self._has_news = False
             self._learn()
-            given_up = []
-            if not takes or self.waits_long:
-                given_up = [each for each in self._waiting if isinstance(each, HeldTogether) and not each.returned]
-                self._waiting = deque(each for each in self._waiting if each not in given_up)
+            ended = (*self._returned, *self._over)
+            lost = {locker for locker in {each.locker for each in ended} if locker.lost}
+            gone = {each for each in ended if each.unlocked or each.locker in lost}
+            mine = {each for each in ended if each.locker is session} - gone
+            apart = [each for each in self._returned if each in gone]
+            returned = [each for each in self._returned if each in mine]
+            over = [each for each in self._over if each in mine]
+            self._returned = [each for each in self._returned if each not in gone | mine]
+            self._over = [each for each in self._over if each not in gone | mine]
+            if gives_back:
+                over += [each for each in self._waiting if isinstance(each, HeldTogether) and each.locker is session]
+                self._waiting = deque(each for each in self._waiting if each.locker is not session)
                 self._ahead = 0
             wanted = self.free + self._ahead if takes and not self._unrecorded else 0
-        elsewhere = [each for each in returned if each.locker is not session]
-        if elsewhere:
-            self._delete_alone(elsewhere, None)
-            returned = [each for each in returned if each.locker is session]
-        # What another session holds, that one lets go of when it is closed.
-        over = [each for each in over if each.locker is session]
-        return returned, over, [each for each in given_up if each.locker is session], max(wanted, 0)
+        self._set_apart(apart, None)
+        return returned, over, max(wanted, 0)
 
     def _learn(self) -> None:
         """Set how many jobs to take ahead by how quick the last ones were."""
@@ -297,7 +360,14 @@ class Crew:
         self._ended = 0
         self._ran_seconds = 0.0
 
-    def _hand_out(self, taken: Collection[Held]) -> None:
+    def _begin_with(self, taken: Taken, session: Session) -> None:
+        jobs = [HeldTogether(row, session, self._engine, self._transactions) for row in taken.rows]
+        if self._engine.database.closed:  # since the round began; the end of the loop gives them back
+            self._put_back(jobs)
+        else:
+            self._hand_out(jobs)
+
+    def _hand_out(self, taken: Sequence[Held]) -> None:
         if not taken:
             return
         with self._mutex:
@@ -308,32 +378,32 @@ class Crew:
         # Of quick ones a single hand may run all, before another one is awake.
         self._wake_hands(1 if self._ahead else waiting)
 
-    def _delete_alone(self, returned: Collection[HeldTogether], cause: psycopg2.Error | None) -> None:
-        """Have hands delete rows one by one, each as far as it is there."""
+    def _note_deleted(self, returned: Iterable[HeldTogether]) -> None:
         for each in returned:
-            each.delete_alone(cause)
-        with self._mutex:
-            self._waiting.extendleft(returned)
-        self.call_hands()
+            try:
+                each.note_deleted(self._reporter)
+            except Exception:  # the others are none the worse for it
+                self._note_fault(each)
 
-    def _put_back(self, over: Collection[HeldTogether]) -> None:
+    def _note_released(self, over: Iterable[HeldTogether]) -> None:
+        for each in over:
+            if each.undone:
+                self._engine.rows.note_released(each.row)
+
+    def _set_apart(self, returned: Sequence[HeldTogether], cause: Exception | None) -> None:
+        if returned:
+            with self._mutex:
+                self._apart.extend((each, cause) for each in returned)
+            self._wake_settler()
+
+    def _put_back(self, over: Iterable[HeldTogether]) -> None:
+        """Let the next message unlock these."""
         with self._mutex:
             self._over.extend(over)
 
-    def _go_on_after(
-        self,
-        error: psycopg2.Error,
-        session: Session,
-        table: Table,
-        returned: Collection[HeldTogether],
-        over: Collection[HeldTogether],
-    ) -> None:
-        """Do what can be done after a message failed; raise *error* if the next one would fail as well."""
-        self._delete_alone(returned, error)
-        self._put_back(over)
-        if not returned or not session.idle or self._is_migrated(error, session, table):
-            raise error
-        self.unlock_others(session)
+    def _concerns_deletions(self, error: Exception, session: Session, table: Table) -> bool:
+        """Whether *error* came of deleting these jobs, as far as can be told, so that the next message may succeed."""
+        return isinstance(error, psycopg2.Error) and session.idle and not self._is_migrated(error, session, table)
 
     def _is_migrated(self, error: psycopg2.Error, session: Session, table: Table) -> bool:
         try:
@@ -344,11 +414,11 @@ class Crew:
             )
             return False
 
-    def _rows_on(self, session: Session) -> list[Row]:
-        """Return the rows that *session* is to go on holding."""
+    def _held_on(self, session: Session) -> list[HeldTogether]:
+        """Return the jobs whose locks *session* is to go on holding."""
         with self._mutex:
-            return [each.row for each in self._together() if each.locker is session]
-
-    def _together(self) -> list[HeldTogether]:
-        everything = (*self._waiting, *self._running, *self._returned, *self._over)
-        return [each for each in everything if isinstance(each, HeldTogether)]
+            apart = (held for held, _ in self._apart)
+            jobs = (*self._waiting, *self._running, *self._returned, *apart, *self._over)
+            return [
+                each for each in jobs if isinstance(each, HeldTogether) and each.locker is session and not each.unlocked
+            ]

@@ -9,7 +9,7 @@ import psycopg2
 
 from qg.database.session import Session
 from qg.job import Job, deletes_plainly, locked_attempt_of
-from qg.locking.attempt import Attempt, State
+from qg.locking.attempt import Attempt, State, successes
 from qg.locking.locked_row import LockedRow
 from qg.locking.shared_lock import SharedLock
 from qg.tables import Row
@@ -29,6 +29,10 @@ class Held(Protocol):
 
     recorded: bool
 
+    @property
+    def locker(self) -> Session:
+        """The session that holds the lock."""
+
     def run(self, runner: Runner) -> None:
         """Run the job, and settle it as far as that isn't left to its locker."""
 
@@ -44,8 +48,8 @@ class HeldAlone:
 
     def __init__(self, job: Job, session: Session, transactions: Transactions) -> None:
         self.recorded = True
+        self.locker = session
         self._job = job
-        self._session = session
         self._transactions = transactions
 
     def run(self, runner: Runner) -> None:
@@ -53,7 +57,7 @@ class HeldAlone:
         try:
             self.recorded = runner.run(self._job, complete_now)
         finally:
-            self._transactions.give_back(self._session, has_failed=runner.has_failed)
+            self._transactions.give_back(self.locker, has_failed=runner.has_failed)
 
 
 class HeldTogether:
@@ -79,20 +83,34 @@ class HeldTogether:
         self._lock = SharedLock(locker, row.id, engine.context, transactions)
         self._locked = LockedRow(row, self._lock, engine.context)
         self._job: Job | None = None
-        # Why the row is to be deleted by itself, if it is.
-        self._cause: psycopg2.Error | None = None
 
     @property
     def locker(self) -> Session:
         """The session that holds the lock."""
         return self._lock.locker
 
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt, once a hand has begun it."""
+        return self._job_and_attempt()[1]
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether that was seen not to hold it any more."""
+        return self._lock.unlocked
+
+    @property
+    def undone(self) -> bool:
+        """Whether the job is still to be done when it is unlocked."""
+        return self._job is None or not self.recorded
+
     def run(self, runner: Runner) -> None:
-        """Run the job. If its handler returns in no transaction, the deletion of its row is left to the locker."""
+        """Run the job. If its handler returns in no transaction, the deletion of its row is left to the locker.
+
+        A job that has lost its lock while it waited isn't begun with: somebody else may have it by now.
+        """
         try:
-            if self.returned:
-                self._delete_alone(runner)
-            elif (job := self._engine.jobs.job_of(self._locked)) is not None:
+            if not self._lock.is_gone and (job := self._read()) is not None:
                 self._job = job
                 began = time.monotonic()
                 self.recorded = runner.run(job, self._complete)
@@ -100,10 +118,9 @@ class HeldTogether:
         finally:
             self._lock.end(has_failed=runner.has_failed)
 
-    @property
-    def attempt(self) -> Attempt:
-        """The attempt, once a hand has begun it."""
-        return self._job_and_attempt()[1]
+    def note_unlocked(self) -> None:
+        """Note that the session doesn't hold the lock any more."""
+        self._lock.unlocked = True
 
     def note_deleted(self, runner: Runner) -> None:
         """Note that the row is deleted, and that is committed."""
@@ -111,9 +128,41 @@ class HeldTogether:
         attempt.state = State.DELETED
         runner.settle(job, attempt, None, self.seconds)
 
-    def delete_alone(self, cause: psycopg2.Error | None) -> None:
-        """Let the next run() delete the row by itself, since that failed for many together, because of *cause*."""
-        self._cause = cause
+    def delete_apart(self, runner: Runner, cause: Exception | None) -> None:
+        """Delete the row of a job that has returned, or record why that failed.
+
+        Under its lock, which is taken anew if it is lost. On a session of its own.
+
+        Args:
+            runner: logs it.
+            cause: why the row couldn't be deleted together with others; None if that wasn't tried.
+        """
+        job, attempt = self._job_and_attempt()
+        error = None
+        try:
+            with attempt.mutex:
+                attempt.take_back(held=False)
+                try:
+                    undone = isinstance(cause, psycopg2.errors.NoDataFound)  # by DELETE_JOBS, so before the commit
+                    if undone or self._locked.still_there():
+                        self._delete_under_lock(job, attempt)
+                    else:
+                        attempt.state = State.DELETED
+                except Exception as trouble:  # of this job, or of its session; it is recorded like any other
+                    error = trouble
+                self.recorded = runner.settle(job, attempt, error, self.seconds)
+                job.done()
+        finally:
+            self._lock.end(has_failed=error is not None)
+
+    def _read(self) -> Job | None:
+        """Return the job of the row; None if no job can be made of it, which is recorded as its error."""
+        try:
+            return self._engine.jobs.job_of(self._locked)
+        except Exception as trouble:  # of the session on which that was to be recorded
+            self._locked.log_unrecorded(trouble)
+            self.recorded = False
+            return None
 
     def _complete(self, job: Job, attempt: Attempt) -> bool:
         with attempt.mutex:
@@ -124,26 +173,8 @@ class HeldTogether:
         attempt.complete(job)
         return False
 
-    def _delete_alone(self, runner: Runner) -> None:
-        """Delete the row, or record why that failed: under its lock, which is taken anew if it is lost."""
-        job, attempt = self._job_and_attempt()
-        self.returned = False
-        error = None
-        with attempt.mutex:
-            attempt.take_back(held=False)
-            try:
-                undone = isinstance(self._cause, psycopg2.errors.NoDataFound)  # by DELETE_JOBS, so before the commit
-                if undone or self._locked.still_there():
-                    self._delete_under_lock(job, attempt)
-                else:
-                    attempt.state = State.DELETED
-            except Exception as trouble:  # of this job, or of its session; it is recorded like any other
-                error = trouble
-            self.recorded = runner.settle(job, attempt, error, self.seconds)
-            job.done()
-
     def _delete_under_lock(self, job: Job, attempt: Attempt) -> None:
-        if not self._lock.is_lost_with_locker:
+        if not self._lock.is_gone:
             attempt.take_back(held=True)
             attempt.complete(job)
             attempt.state = State.DELETED
@@ -153,7 +184,10 @@ class HeldTogether:
             attempt.state = State.GONE
             return
         try:
+            for statement, params in successes([attempt]):
+                anew.session.run_in_transaction(statement, params)
             anew.delete()
+            anew.commit()
             attempt.state = State.DELETED
         finally:
             anew.let_go()

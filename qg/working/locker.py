@@ -63,6 +63,7 @@ class Locker(Loop):
             hands.reporter,
             wake_locker=self._wake_up.give,
             wake_hands=hands.wake,
+            wake_settler=hands.wake_settler,
         )
         # Sessions that are too old, and are closed when the last job that they hold has ended.
         self._old: list[Session] = []
@@ -82,7 +83,7 @@ class Locker(Loop):
     def _wait_for_hands(self) -> None:
         """Return when a hand is free, or enough of them have ended something, or something has waited too long."""
         crew = self._crew
-        seconds: float | None = _HEAD_START_SECONDS
+        seconds = _HEAD_START_SECONDS
         while not (crew.told or crew.free > 0 or crew.waits_long or self._stopping):
             self._wake_up.wait(seconds if crew.waiting else None)
             crew.call_hands()
@@ -97,11 +98,13 @@ class Locker(Loop):
     def _take(self, session: Session, table: Table) -> Outcome:
         crew = self._crew
         if self._engine.rows.takes_plainly(session):
-            crew.exchange(session, table, takes=False)
-            found = crew.take_plainly(table, self._options.queue)
-            return Outcome.WORKED if found else self._idle(None)
+            return self._take_plainly(session, table)
         gives_back = crew.waits_long
-        taken = crew.exchange(session, table)
+        try:
+            taken = crew.exchange(session, table)
+        except psycopg2.errors.ReadOnlySqlTransaction:
+            self._close_session()  # another one may lead to a server that can write
+            raise
         if gives_back:
             self._sleepers.wake(1)  # somebody who is free
         if taken is None:
@@ -112,38 +115,59 @@ class Locker(Loop):
             return self._idle(taken.seconds_until_next)
         return Outcome.WORKED
 
+    def _take_plainly(self, session: Session, table: Table) -> Outcome:
+        self._crew.exchange(session, table, takes=False)
+        if self._crew.free <= 0 or self._crew.take_plainly(table, self._options.queue):
+            return Outcome.WORKED
+        return self._idle(None)
+
     def _idle(self, due: float | None) -> Outcome:
         """Sleep next: until a job is due, or enqueued, or a hand has ended something."""
-        self._due = due
         if self._crew.waiting:
-            self._due = _LOOK_SECONDS if due is None else min(due, _LOOK_SECONDS)
+            self._wake_up.wait(_HEAD_START_SECONDS)
+            self._crew.call_hands()
+        if self._crew.told:  # that may have been the wake-up
+            return Outcome.WORKED
+        self._due = due
         self._engine.logger.debug("no_job queue=%s", printable(self._options.queue))
         return Outcome.IDLE
+
+    def _sound_session(self) -> Session:
+        """Return the session as long as it isn't lost: something else may have arrived on it, and jobs run under it."""
+        if self.session is not None and self.session.idle and not self.session.lost:
+            return self.session
+        return super()._sound_session()
 
     def _replace_if_old(self) -> None:
         if self.session is not None and self.session.expired:
             self._old.append(self.session)
             self.session = None
-        for session in [each for each in self._old if not self._crew.holds(each)]:
-            self._old.remove(session)
-            session.close_now()
+        for session in list(self._old):
+            self._settle_on(session)
+            if not self._crew.holds(session):
+                self._old.remove(session)
+                session.close_now()
 
     def _pause(self, seconds: float) -> None:
-        """Take nothing for *seconds*, and settle what ends meanwhile."""
+        """Take nothing for *seconds*, and settle what ends meanwhile; without a session, later."""
         until = time.monotonic() + seconds
         while not self._stopping and (left := until - time.monotonic()) > 0:
             self._sleepers.pause(self._wake_up, left)
-            if self._crew.told:
+            if self._crew.told and self.session is not None:
                 self._settle()
 
     def _settle(self) -> None:
         """Settle what has ended, and take nothing."""
-        session = self.session if self.session is not None and self.session.idle else None
+        for session in self._old if self.session is None else [*self._old, self.session]:
+            self._settle_on(session)
+        self._crew.exchange(None, self._database.table, takes=False)
+
+    def _settle_on(self, session: Session) -> None:
+        """Settle what has ended and *session* holds, and give back what waits; if that fails, the settler has it."""
         try:
             self._crew.exchange(session, self._database.table, takes=False)
         except (psycopg2.Error, LockLost):
-            self._close_session()  # the hands settle the rest
-            self._crew.exchange(None, self._database.table, takes=False)
+            session.close_now()
 
     def _let_go(self) -> None:
         """Let what waits go. What runs goes on, and is settled when it has ended."""
@@ -152,11 +176,17 @@ class Locker(Loop):
     def _unlock_what_failed(self, session: Session) -> None:
         self._crew.unlock_others(session)
 
+    def _leave_session(self) -> None:
+        """Keep the session as long as it works, and jobs run under its locks."""
+        if self.session is not None and self._crew.holds(self.session):
+            self._free_session()
+        else:
+            self._close_session()
+
     def _end(self) -> None:
         """Wait until all that runs has ended, and settle it."""
-        crew = self._crew
         self._settle()
-        while not crew.idle:
+        while not self._crew.idle:
             self._wake_up.wait(None)
             self._settle()
         self._hands.dismiss()

@@ -176,7 +176,7 @@ class Loop(ABC):
                 self._end_outage()
                 self._pause(self._interval)
             case Outcome.OUTAGE | Outcome.FAULT:
-                self._close_session()
+                self._leave_session()
                 self._failures += 1
                 self._pause(reconnect_pause(self._failures, self._options.interval))
 
@@ -247,6 +247,10 @@ class Loop(ABC):
                 return
         except psycopg2.Error:
             pass  # it is closed, which frees the locks
+        self._close_session()
+
+    def _leave_session(self) -> None:
+        """Begin with another session after something failed on this one, or was left half done."""
         self._close_session()
 
     def _close_session(self) -> None:

@@ -31,6 +31,8 @@ class Transactions:
         self._queue = queue
         self._most = most
         self._out = 0
+        # How many there may be at the moment: fewer where the source was seen to have no more to give.
+        self._room = most
         self._changed = threading.Condition()
 
     def lease(self) -> Session:
@@ -42,30 +44,24 @@ class Transactions:
             Exception: what the source raises passes through.
         """
         give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        self._enter(None)
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._out < self._most)
-                self._out += 1
             try:
                 return self._engine.database.lease(even_if_closed=True)
             except BaseException as error:
-                others = self._note_back()
-                seconds = give_up_at - time.monotonic()
-                if not isinstance(error, Exception) or others == 0 or seconds <= 0:
+                others = self._leave(source_is_empty=True)
+                if not (isinstance(error, Exception) and others and self._enter(give_up_at - time.monotonic())):
                     raise
-            with self._changed:
-                self._changed.wait(seconds)
 
     def lease_at_once(self) -> Session | None:
-        """Return a session as lease() does; None if others have as many as there may be."""
-        with self._changed:
-            if self._out >= self._most:
-                return None
-            self._out += 1
+        """Return a session as lease() does; None if others have as many as there may be, or the source has to give."""
+        if self._engine.database.spare == 0 or not self._enter(0.0):
+            return None
         try:
             return self._engine.database.lease(even_if_closed=True)
-        except BaseException:
-            self._note_back()
+        except BaseException as error:
+            if self._leave(source_is_empty=True) and isinstance(error, Exception):
+                return None
             raise
 
     def give_back(self, session: Session, *, has_failed: bool) -> None:
@@ -80,11 +76,23 @@ class Transactions:
         except psycopg2.Error:
             session.close_now()
         finally:
-            self._note_back()
+            self._leave(source_is_empty=False)
 
-    def _note_back(self) -> int:
-        """Note that a session is back, or was none; return how many are still out."""
+    def _enter(self, seconds: float | None) -> bool:
+        """Wait until there is room for one more, and count it; return False if there was none for so many seconds."""
+        with self._changed:
+            entered = self._changed.wait_for(lambda: self._out < self._room, seconds)
+            self._out += entered
+            return entered
+
+    def _leave(self, *, source_is_empty: bool) -> int:
+        """Count one less, and let the next one in; return how many are still out.
+
+        Where the source gave none, that one waits for the next that is given back. Otherwise two who get none would
+        wake each other in turn.
+        """
         with self._changed:
             self._out -= 1
+            self._room = max(self._out, 1) if source_is_empty else self._most
             self._changed.notify()
             return self._out
