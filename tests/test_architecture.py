@@ -106,6 +106,7 @@ ORDER: dict[str, list[str]] = {
         "codecs",
         "roundtrip",
         "payloads",
+        "blocks",
         "context",
         "envelope",
         "functions",
@@ -191,6 +192,7 @@ def test_what_is_private_is_reached_into_nowhere_but_in_these_places(path: Path)
 REACHES = {
     "client.py": ["client._engine"],
     "forks.py": ["os._exit"],
+    "jobs/blocks.py": ["sys._getframe", "sys._getframe"],
     "job.py": ["job._attempt", "job._attempt", "job._attempt", "job._row"],
     "locking/locked_row.py": ["anew._run"],
     "signals.py": ["sys._getframe"],

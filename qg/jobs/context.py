@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from psycopg2.extensions import connection
 from qg.errors import ErrInvalidOption
 from qg.failures import Logger, printable
 from qg.job import Job
+from qg.jobs.blocks import block, require_no_unseen
 
 __all__ = [
     "CTX_JOB_ID",
@@ -23,8 +24,9 @@ __all__ = [
     "JobScope",
     "current_tx",
     "current_user",
-    "from_context",
     "current_scope",
+    "from_context",
+    "require_seen",
     "transaction",
     "user",
 ]
@@ -184,8 +186,7 @@ def from_context() -> str | None:
     return CTX_JOB_ID.get()
 
 
-@contextmanager
-def transaction(tx: object) -> Iterator[None]:
+def transaction(tx: object) -> AbstractContextManager[None]:
     """Within the block, enqueue() of any queue stores jobs in the caller's transaction *tx*.
 
     They live and die with it; it is neither committed nor rolled back. Stands for the
@@ -193,27 +194,38 @@ def transaction(tx: object) -> Iterator[None]:
 
     Args:
         tx: as for :meth:`qg.Client.enqueue_in_tx`.
+
+    Raises:
+        ErrOtherContext: if the block is entered where enqueue() couldn't see it, such as a dependency of FastAPI
+            that isn't ``async def``; or left in another context.
     """
-    token = current_tx.set(tx)
-    try:
-        yield
-    finally:
-        current_tx.reset(token)
+    return block(current_tx, tx, "transaction()")
 
 
-@contextmanager
-def user(user_id: str) -> Iterator[None]:
+def user(user_id: str) -> AbstractContextManager[None]:
     """Within the block, jobs are enqueued on behalf of *user_id*, which their JobFunc finds in its context.
 
     It holds for this thread or coroutine.
 
     Raises:
         ErrInvalidOption: if *user_id* is no string, or an empty one.
+        ErrOtherContext: as transaction().
     """
     if not isinstance(user_id, str) or not user_id:
         raise ErrInvalidOption(f"a user id must be a non-empty string, not {user_id!r}; write a number as str(number)")
-    token = current_user.set(user_id)
-    try:
-        yield
-    finally:
-        current_user.reset(token)
+    return block(current_user, user_id, "user()")
+
+
+def require_seen(tx: object) -> None:
+    """Go on only if no block around the call is open that can't be seen in this context.
+
+    Args:
+        tx: the transaction that is given or found; None if none is.
+
+    Raises:
+        ErrOtherContext: if one is.
+    """
+    if tx is None:
+        require_no_unseen(current_tx, "transaction()")
+    if current_user.get() is None:
+        require_no_unseen(current_user, "user()")

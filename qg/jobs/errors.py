@@ -10,11 +10,12 @@
     │   ├── ErrInvalidJobType (TypeError)   an object that is no payload
     │   └── ErrInvalidJobOpt (ValueError)   a priority, run_at or tx that can't be
     ├── ErrScheduleFailed                   nothing was scheduled; the cause is chained
+    ├── ErrOtherContext                     a block of transaction() or user() that enqueue() couldn't see
     ├── ErrInvalidOption
     │   └── ErrInvalidQueueOpt              an option of a queue outside what it allows
     └── ErrJobFuncFailed                    what a JobFunc raised, as it is recorded; the cause is chained
 
-The tree and the names are those of arrower's ``jobs`` package.
+The tree and the names are those of arrower's ``jobs`` package; ErrOtherContext is ours.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "ErrInvalidJobType",
     "ErrInvalidQueueOpt",
     "ErrJobFuncFailed",
+    "ErrOtherContext",
     "ErrRegisterJobFuncFailed",
     "ErrScheduleFailed",
     "ErrStartFailed",
@@ -60,6 +62,10 @@ class ErrInvalidJobOpt(ErrEnqueueFailed, ValueError):
 
 class ErrScheduleFailed(QgError):
     """Nothing was scheduled. The message, or its cause, says why."""
+
+
+class ErrOtherContext(QgError):
+    """A block of transaction() or user() was entered in one context, and its code or its end came in another."""
 
 
 class ErrInvalidQueueOpt(ErrInvalidOption):

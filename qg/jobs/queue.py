@@ -17,7 +17,7 @@ from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
 from qg.failures import Logger, one_line
 from qg.job import Job
 from qg.jobs.conductor import Conductor
-from qg.jobs.context import Context, current_scope, current_tx
+from qg.jobs.context import Context, current_scope, current_tx, require_seen
 from qg.jobs.drafts import Schedule, ctx_here, draft
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import (
@@ -289,6 +289,7 @@ class BaseQueue(ABC):
     def _store_in_transaction(self, drafts: list[Job], tx: object) -> list[int]:
         """Store all *drafts* or none: in *tx*, in the running job's transaction, or at once."""
         try:
+            require_seen(tx)
             scope = current_scope.get()
             if scope is None:
                 return self._store_unless_stopped(drafts, tx)

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -377,6 +378,14 @@ def test_err_job_func_failed(make_queue: MakeQueue, jobs_database: Database, cap
     (error,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert isinstance(error, jobs.ErrJobFuncFailed)
     assert isinstance(error.__cause__, KeyError)
+
+
+def test_err_other_context():
+    block = jobs.transaction(object())
+    copy_context().run(lambda: block.__enter__())
+    with pytest.raises(jobs.ErrOtherContext, match="is left in another context") as caught:
+        block.__exit__(None, None, None)
+    assert isinstance(caught.value, qg.QgError)
 
 
 def test_migrate(make_database: Callable[..., str]):
