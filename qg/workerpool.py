@@ -19,6 +19,7 @@ from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgEr
 from qg.failures import one_line
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
+from qg.working.event_loop import HandlerLoop
 from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.hands import Hands
 from qg.working.listener import Listener
@@ -117,6 +118,7 @@ class WorkerPool(Configurable):
         self._threads: list[BackgroundThread] = []
         self._hands: list[BackgroundThread] = []
         self._listener: Listener | None = None
+        self._event_loop = HandlerLoop(client.logger)
         # Guards the stage, and nothing that takes long. A signal handler may interrupt who holds it.
         self._mutex = threading.RLock()
         self._stage = _Stage.NEW
@@ -199,6 +201,7 @@ class WorkerPool(Configurable):
         sessions: list[Session] = []
         try:
             work_map = checked_work_map(self.work_map)
+            self._event_loop = HandlerLoop(self._engine.logger)  # a start that failed has stopped the other
             self._lease_all(sessions)
             if sessions and self._listen and not self._stopped:
                 listener = Listener(self._engine, self.queue, self._count, self._sleepers, self.interval)
@@ -237,9 +240,11 @@ class WorkerPool(Configurable):
     def _start_worker(self, work_map: WorkMap, sessions: list[Session]) -> None:
         """Start a worker on the first of *sessions*, which is its own from then on."""
         runner = Runner(work_map, self._engine.logger)
+        runner.loop = self._event_loop
         loop = WorkLoop(self._engine, runner, self._options, self._outage, self._sleepers, sessions[0])
         name = f"qg-worker-{self.queue}-{len(self._threads) + 1}"
-        thread = BackgroundThread(name, loop.run, wake=loop.stop, logger=self._engine.logger)
+        run = partial(self._event_loop.outlive, loop.run)
+        thread = BackgroundThread(name, run, wake=loop.stop, logger=self._engine.logger)
         self._runners.append(runner)
         self._loops.append(loop)
         self._threads.append(thread)
@@ -258,8 +263,11 @@ class WorkerPool(Configurable):
             self._engine.logger,
         )
         loop = Locker(self._engine, self._options, self._outage, self._sleepers, sessions[0], hands, transactions)
+        for runner in hands.runners:
+            runner.loop = self._event_loop
         name = f"qg-locker-{self.queue}-{number + 1}"
-        thread = BackgroundThread(name, loop.run, wake=loop.stop, logger=self._engine.logger)
+        run = partial(self._event_loop.outlive, loop.run)
+        thread = BackgroundThread(name, run, wake=loop.stop, logger=self._engine.logger)
         self._runners.extend(hands.runners)
         self._hands.extend(hands.threads)
         self._loops.append(loop)
@@ -272,6 +280,7 @@ class WorkerPool(Configurable):
     def _wait(self, deadline: float | None) -> bool:
         started = self._not_starting.wait(_seconds_until(deadline))
         ended = join_all([*self._threads, *self._hands], _seconds_until(deadline))
+        ended = self._event_loop.join(_seconds_until(deadline)) and ended
         if self._listener is not None:
             self._listener.join(_seconds_until(deadline))
         for runner, thread in zip(self._runners, self._hands or self._threads, strict=False):
@@ -282,6 +291,7 @@ class WorkerPool(Configurable):
     def _ask_to_stop(self) -> None:
         for thread in self._threads:
             thread.stop()
+        self._event_loop.stop()
         if self._listener is not None:
             self._listener.stop()
 

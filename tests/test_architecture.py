@@ -77,8 +77,10 @@ ORDER: dict[str, list[str]] = {
     "working": [
         "__init__",
         "options",
-        "handlers",
         "threads",
+        "coroutine",
+        "event_loop",
+        "handlers",
         "watch",
         "sleepers",
         "at_once",

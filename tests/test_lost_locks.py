@@ -210,12 +210,12 @@ def test_a_coroutine_can_still_be_cancelled_after_another_one_ran_inside_it(
     async def inner() -> None:
         await asyncio.sleep(0)
 
-    async def outer() -> None:
-        run_handler(inner)
+    async def outer(job: qg.Job) -> None:
+        run_handler(job, inner)
         database.terminate(database.lock_holders()[0])
         await asyncio.sleep(3600)
 
     fill(database, 1)
-    UntilEmpty(client, {"MyJob": lambda job: outer()}).work()
+    UntilEmpty(client, {"MyJob": outer}).work()
     ((_, _, count, text),) = database.jobs()
     assert (count, text.split(":")[0]) == (1, "qg.errors.ErrLockLost")

@@ -16,6 +16,8 @@ from support import PATIENCE, Network, eventually, lease, needs, threads
 import qg
 from qg.client import engine_of
 from qg.database.outage import Outage
+from qg.working.coroutine import HandlerCoroutine
+from qg.working.event_loop import HandlerLoop
 from qg.working.listener import Listener
 from qg.working.options import WorkOptions
 from qg.working.runner import Runner
@@ -59,6 +61,15 @@ def batch(client: qg.Client) -> Life:
     return Life(watch.begin, watch.stop, watch.join)
 
 
+def loop(client: qg.Client) -> Life:
+    event_loop = HandlerLoop(LOGGER)
+
+    async def nothing() -> None:
+        pass
+
+    return Life(lambda: event_loop.run(HandlerCoroutine(nothing(), qg.Job("MyJob"))), event_loop.stop, event_loop.join)
+
+
 def jobs(client: qg.Client) -> Life:
     conductor = needs("qg.jobs.conductor").Conductor("qg-jobs", LOGGER, 5.0)
     return Life(lambda: conductor.carry_out("rest", lambda: 3600.0), conductor.stop, conductor.join)
@@ -78,7 +89,7 @@ def on_alarm() -> Iterator[Callable[[Any], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("kind", [worker, listener, batch, jobs, memory], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [worker, listener, batch, loop, jobs, memory], ids=lambda kind: kind.__name__)
 def test_a_thread_runs_as_a_daemon_until_it_is_stopped_by_a_signal_handler_too(
     client: qg.Client, on_alarm: Any, kind: Callable[[qg.Client], Life]
 ) -> None:

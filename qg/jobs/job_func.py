@@ -65,7 +65,7 @@ def run_job_func(
             scope=scope if has_tx else None,
             job=job,
         )
-        copy_context().run(_call, function, context, payload, scope)
+        copy_context().run(_call, job, function, context, payload, scope)
     except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit and CancelledError too: they end the job
@@ -74,9 +74,9 @@ def run_job_func(
         scope.end()
 
 
-def _call(function: Function, context: Context, payload: Any, scope: JobScope) -> None:
+def _call(job: Job, function: Function, context: Context, payload: Any, scope: JobScope) -> None:
     CTX_JOB_ID.set(context.job_id)
     current_user.set(context.user_id)
     current_tx.set(None)
     current_scope.set(scope)
-    run_handler(function.call, context, payload)
+    run_handler(job, function.call, context, payload)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import time
 from datetime import timedelta
+from functools import partial
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -24,6 +26,8 @@ from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
+from qg.working.event_loop import HandlerLoop
+from qg.working.handlers import Running, running_here
 from qg.working.threads import BackgroundThread, join_all
 
 __all__ = ["MemoryQueue"]
@@ -71,6 +75,7 @@ class MemoryQueue(BaseQueue):
             raise ErrInvalidQueueOpt(f"backoff must be a function from error count to seconds, not {backoff!r}")
         self._backoff = backoff
         self._threads: list[BackgroundThread] = []
+        self._loop = HandlerLoop(self._logger)
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         rows = self._memory.rows_for(drafts)
@@ -87,7 +92,10 @@ class MemoryQueue(BaseQueue):
         # Where a thread could not be started, this is called again for the others.
         for number in range(len(self._threads) + 1, self._options.pool_size + 1):
             thread = BackgroundThread(
-                f"qg-memory-{number}", self._run, wake=self._memory.stop_taking, logger=self._logger
+                f"qg-memory-{number}",
+                partial(self._loop.outlive, self._run),
+                wake=self._memory.stop_taking,
+                logger=self._logger,
             )
             thread.start()
             self._threads.append(thread)
@@ -99,7 +107,9 @@ class MemoryQueue(BaseQueue):
 
     def _stop_workers(self, timeout: float | None) -> bool:
         self._stop_threads()
+        deadline = None if timeout is None else time.monotonic() + timeout
         ended = join_all(self._threads, timeout)
+        ended = self._loop.join(None if deadline is None else max(deadline - time.monotonic(), 0.0)) and ended
         for row in self._memory.attempted():
             self._logger.warning(
                 "still_running id=%d type=%s: it hadn't ended at shutdown", row.id, printable(row.type)
@@ -110,9 +120,13 @@ class MemoryQueue(BaseQueue):
         self._memory.stop_taking()  # those too that are being started
         for thread in self._threads:
             thread.stop()
+        self._loop.stop()
 
     def _run(self) -> None:
         """Work jobs until the store gives none any more; several threads run this."""
+        running = Running()
+        running.loop = self._loop
+        running_here.set(running)
         while (row := self._memory.take(self._functions)) is not None:
             self._attempt(row)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import TracebackType
 
-from qg.errors import ErrInvalidOption, ErrLockLost
+from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
 from qg.forks import end_if_forked, process_number
 from qg.job import Job
+from qg.working.coroutine import HandlerCoroutine
+from qg.working.event_loop import HandlerLoop, run_by_itself
 
 __all__ = [
-    "Coroutine",
     "Running",
     "WorkFunc",
     "WorkMap",
@@ -37,36 +33,16 @@ WorkMap = Mapping[str, WorkFunc]
 """From job type to handler. Mirrors Go's ``WorkMap``."""
 
 
-class Coroutine:
-    """A handler's coroutine while it runs; made and entered by itself, and cancelled from another thread."""
-
-    def __init__(self) -> None:
-        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
-        self._is_lost = False
-
-    def cancel_as_lost(self) -> None:
-        """Cancel it because the lock of its job is lost; a second call does nothing, so that it can tidy up."""
-        if self._task is not None and not self._is_lost:
-            self._is_lost = True
-            with suppress(RuntimeError):  # it has ended since
-                self._loop.call_soon_threadsafe(self._task.cancel)
-
-    def __enter__(self) -> None:
-        """Nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._is_lost and isinstance(error, asyncio.CancelledError):
-            raise ErrLockLost("the job's session ended while its coroutine ran, which was cancelled") from error
-
-
 class Running:
     """Who runs a handler.
 
     Attributes:
         coroutine: the handler's that runs at the moment; None if none does.
+        loop: in which its coroutines run; None makes one for each.
     """
 
-    coroutine: Coroutine | None = None
+    coroutine: HandlerCoroutine | None = None
+    loop: HandlerLoop | None = None
 
 
 # Who runs the handler that is running here, or the coroutine or thread that works for it.
@@ -104,7 +80,7 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     handler = work_map.get(job.type)
     if handler is None:
         raise unknown_type(job)
-    run_handler(handler, job)
+    run_handler(job, handler, job)
 
 
 def unknown_type(job: Job) -> PlainFailure:
@@ -112,8 +88,8 @@ def unknown_type(job: Job) -> PlainFailure:
     return PlainFailure(f"unknown job type: {json.dumps(job.type, ensure_ascii=False)}")
 
 
-def run_handler(handler: Callable[..., object], *arguments: object) -> None:
-    """Call *handler* and see to it that it has done its work: run a coroutine to its end.
+def run_handler(job: Job, handler: Callable[..., object], *arguments: object) -> None:
+    """Call *handler* with *arguments* for *job*, and see to it that it has done its work: run a coroutine to its end.
 
     Where the handler has forked, the child ends here. What follows would be the work of a second worker,
     on the connection of the first.
@@ -124,14 +100,14 @@ def run_handler(handler: Callable[..., object], *arguments: object) -> None:
     """
     here = process_number()
     try:
-        _run_to_end(handler(*arguments))
+        _run_to_end(handler(*arguments), job)
     except BaseException as error:
         end_if_forked(here, error)
         raise
     end_if_forked(here)
 
 
-def _run_to_end(result: object) -> None:
+def _run_to_end(result: object, job: Job) -> None:
     """Run what a handler returned, if it is a coroutine.
 
     Raises:
@@ -143,45 +119,20 @@ def _run_to_end(result: object) -> None:
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the handler returned a generator, which nobody runs; let it do its work and return")
     if inspect.isawaitable(result):
-        _run_coroutine(result)
+        _run_coroutine(HandlerCoroutine(result, job))
 
 
-def _run_coroutine(awaitable: Awaitable[object]) -> None:
-    here = process_number()
-
+def _run_coroutine(coroutine: HandlerCoroutine) -> None:
     running = running_here.get() or Running()
-    raised: list[Exception] = []
-
-    async def wait() -> None:
-        # Behind this the event loop is closed, and a child shares its selector with the parent.
-        outer, running.coroutine = running.coroutine, Coroutine()
-        try:
-            with running.coroutine:
-                await awaitable
-        except Exception as error:  # not through the task, which would keep it, and with it the handler's variables
-            end_if_forked(here, error)
-            raised.append(error)
-        except BaseException as error:
-            end_if_forked(here, error)
-            raise
-        finally:
-            running.coroutine = outer
-        end_if_forked(here)
-
-    if not _in_event_loop():
-        asyncio.run(wait())
-    else:
-        # We are called from a coroutine, and one thread runs one event loop: this one gets another.
-        context = contextvars.copy_context()
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            thread.submit(context.run, asyncio.run, wait()).result()
-    if raised:
-        raise raised.pop()
-
-
-def _in_event_loop() -> bool:
+    outer, running.coroutine = running.coroutine, coroutine
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+        if running.loop is None:
+            run_by_itself(coroutine)
+        else:
+            running.loop.run(coroutine)
+    except BaseException:  # there is no thread or no loop to be had, or Ctrl-C ended the loop
+        coroutine.close()
+        raise
+    finally:
+        running.coroutine = outer
+    coroutine.result()

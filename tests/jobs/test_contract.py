@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from insides import pending, schedules_in, store_of, workers
-from support import PATIENCE, VERSION, Database, eventually, name_of
+from support import PATIENCE, VERSION, Database, eventually, name_of, threads
 
 import qg
 from qg import jobs
@@ -386,6 +386,38 @@ def test_an_async_function_runs_to_its_end(queues: Queues, queue: Any) -> None:
     queue.enqueue(Greet(1))
     eventually(lambda: seen and queues.is_empty(queue), "the end of the job")
     assert seen == ["begun", "ended"]
+
+
+def test_async_functions_share_one_event_loop_which_ends_with_the_queue(queues: Queues, queue: Any) -> None:
+    heard: list[asyncio.Event] = []
+    left: list[asyncio.Task[None]] = []
+
+    @queue.register_job_func
+    async def greet(ctx: jobs.Context, job: Greet) -> None:
+        if not heard:
+            heard.append(asyncio.Event())
+            left.append(asyncio.create_task(asyncio.sleep(LONG)))
+            await asyncio.wait_for(heard[0].wait(), PATIENCE)
+        else:  # beside the first, in another worker
+            heard[0].set()
+
+    assert threads("loop") == []
+    queue.enqueue([Greet(1), Greet(2)])
+    eventually(lambda: queues.is_empty(queue), "the end of both jobs")
+    assert len(threads("loop")) == 1
+    assert queue.shutdown(PATIENCE)
+    assert threads("loop") == []
+    assert left[0].cancelled()
+
+
+def test_an_async_function_that_blocks_the_loop_is_named_in_the_log(queue: Any, log: Any) -> None:
+    @queue.register_job_func
+    async def greet(ctx: jobs.Context, job: Greet) -> None:
+        record_of(log, "loop_blocked")
+
+    (number,) = queue.enqueue(Greet(1))
+    line = record_of(log, "loop_blocked").getMessage()
+    assert line.startswith(f"loop_blocked id={number} type=test_contract.Greet: ")
 
 
 @pytest.mark.parametrize("result", [False, "text", ValueError("not raised"), {"a": 1}], ids=name_of)
