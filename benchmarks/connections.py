@@ -32,7 +32,7 @@ def measure(run: Run) -> None:
     }
     with run.databases(_SCENARIO, [each for each in run.contenders if each in ways]) as databases:
         runs: dict[str, Callable[[], Readings]] = {
-            contender.name: partial(_drain_each, contender, database, *ways[contender], run.durations.run_seconds)
+            contender.name: partial(_drain_each, contender, database, *ways[contender], run.durations.short_seconds)
             for contender, database in databases.items()
         }
         run.results.alternate(_SCENARIO, _CASE, "jobs/s", run.durations.rounds, runs)

@@ -69,7 +69,7 @@ def _promises(results: Results) -> Iterator[str]:
 
 
 def _row(about: str, promised: str, found: str, met: str) -> str:
-    return f"| {about:50} | {promised:35} | {found:35} | {met:6} |"
+    return f"| {about:52} | {promised:38} | {found:35} | {met:6} |"
 
 
 def _failures(results: Results) -> Iterator[str]:
