@@ -310,7 +310,8 @@ class UntilEmpty:
         hands: int = 0,
     ) -> None:
         options = WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types)
-        engine, outage, sleepers = engine_of(client), Outage(client.logger), _Restless(self)
+        engine, outage = engine_of(client), Outage(client.logger)
+        self.sleepers = sleepers = _Restless(self)
         names = [f"qg-worker-{number}" for number in range(hands)]
         self.hands = Hands(names, "qg-settler", work_map, client.logger)
         self.loop: Loop = (

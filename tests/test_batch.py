@@ -23,6 +23,7 @@ from qg.client import engine_of
 from qg.job import locked_attempt_of
 from qg.working.batch import Batch
 from qg.working.options import WorkOptions
+from qg.working.sleepers import Sleepers
 from qg.working.watch import Watch
 
 
@@ -534,7 +535,7 @@ def test_a_crash_repeats_the_unfinished_jobs_of_one_batch_and_no_other(
         WorkOptions("", 5, batch_size=4),
         types=lambda: None,
         settle=lambda job, attempt, error, seconds: True,
-        note_freed=lambda: None,
+        sleepers=Sleepers(batch_size=4),
     )
     for _ in range(7):
         job = batch.next(table_of(client))

@@ -31,7 +31,6 @@ from support import (
 import qg
 from qg.working.sleepers import Sleepers
 from qg.working.threads import WakeUp
-from qg.working.turns import Turns
 
 NEVER = 3600.0  # an interval after which no test waits for a poll
 
@@ -278,30 +277,6 @@ def test_one_worker_wakes_for_each_batch(batch_size: int, jobs: int, woken: int)
     assert len(pool) - sleepers.count == woken
     sleepers.wake(len(pool))
     assert all(each.woke() for each in pool)
-
-
-def test_few_take_batches_at_a_time_and_a_frozen_one_holds_nobody_up_for_long() -> None:
-    turns = Turns(1)
-    inside: list[int] = []
-    with turns.turn():  # somebody who never comes back
-        with turns.turn():
-            inside.append(1)
-        with turns.turn():
-            inside.append(2)
-    assert inside == [1, 2]
-    began = threading.Event()
-
-    def wait_for_a_turn() -> None:
-        began.set()
-        with turns.turn():
-            inside.append(3)
-
-    with turns.turn():
-        waiter = threading.Thread(target=wait_for_a_turn)
-        waiter.start()
-        assert began.wait(PATIENCE)
-    waiter.join(PATIENCE)
-    assert inside == [1, 2, 3]
 
 
 def test_a_notification_that_comes_while_a_worker_looks_isnt_lost() -> None:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import psycopg2
@@ -25,6 +24,7 @@ from qg.tables.locking import UNLOCK_ALL, UNLOCK_EVERYTHING, UNLOCK_JOB
 from qg.working.engine import Engine
 from qg.working.job_taker import MAX_LOCK_ATTEMPTS
 from qg.working.options import WorkOptions
+from qg.working.sleepers import Sleepers
 from qg.working.watch import Watch
 
 __all__ = ["Batch", "LockLost", "Unrecorded"]
@@ -80,7 +80,8 @@ class Batch:
         settle: is told of each job that was deleted later than its handler returned: what went
             wrong with that, or None, and how many seconds the handler ran. Records and logs it, and
             returns whether it could.
-        note_freed: is called when jobs are given back that another worker can take.
+        sleepers: the other workers of the pool: who takes jobs at the moment, and whom to wake for jobs that are
+            freed here.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class Batch:
         options: WorkOptions,
         types: Callable[[], tuple[str, ...] | None],
         settle: Callable[[Job, Attempt, Exception | None, float], bool],
-        note_freed: Callable[[], None],
+        sleepers: Sleepers,
     ) -> None:
         self.session = session
         session.make_ready_for_statements()
+        # Whether the last message was left to others, since enough of them are taking jobs.
+        self.turned_away = False
         # Of the last message: whether there may be more jobs than it took, and when to look again.
         self.more = False
         self.seconds_until_next: float | None = None
@@ -104,7 +107,7 @@ class Batch:
         self._unlock = UNLOCK_ALL if self._size == 1 else UNLOCK_JOB
         self._types = types
         self._settle = settle
-        self._note_freed = note_freed
+        self._sleepers = sleepers
         # Guards all below, and the session while it is nobody's.
         self._mutex = threading.RLock()
         self._waiting: deque[Row] = deque()
@@ -145,6 +148,8 @@ class Batch:
                 if job is not None:
                     return job
             self._break_up()
+            if self.more:
+                self._sleepers.wake(1)
         raise ErrAgain(
             f"{MAX_LOCK_ATTEMPTS} jobs of queue {self._options.queue!r} in a row were unreadable; call again"
         )
@@ -196,7 +201,7 @@ class Batch:
         if self._waiting and self._is_older_than(_LONGEST_SECONDS):
             self._break_up()
         if not self._waiting:
-            self._exchange(table)
+            self._take_turn(table)
             self._raise_if_unrecorded()
 
     def _raise_if_unrecorded(self) -> None:
@@ -242,6 +247,29 @@ class Batch:
     def _is_older_than(self, seconds: float) -> bool:
         return time.monotonic() - self._taken_at > seconds
 
+    def _take_turn(self, table: Table) -> None:
+        """Take more when it is this worker's turn; where enough others do that, only delete and unlock."""
+        self.turned_away = False
+        if self._size == 1:  # a job costs one message, and so few locks are never in the way
+            self._exchange(table)
+            return
+        turn = self._sleepers.turns.begin(self._wanted)
+        if turn is None:
+            self.turned_away, self.more, self.seconds_until_next = True, False, None
+            self._break_up()
+            if self._handed_over and self.session.idle:
+                self.session.run(UNLOCK_EVERYTHING)  # the handler may have left locks of its own
+                self.session.make_ready_for_statements()
+                self._handed_over = False
+            return
+        looked = False
+        try:
+            self._exchange(table)
+            looked = True
+        finally:
+            if self._sleepers.turns.end(turn, looked=looked):
+                self._sleepers.wake(1)
+
     def _exchange(self, table: Table) -> None:
         """Send the message: delete what has returned, unlock, and take more."""
         returned, settled = self._empty_out()
@@ -269,16 +297,15 @@ class Batch:
         try:
             if self._handed_over and self.session.idle:
                 self.session.make_ready_for_statements()
-            with self._engine.turns.turn() if self._wanted > 1 else nullcontext():
-                taken = self._engine.rows.take(
-                    self.session,
-                    table,
-                    Search(self._options.queue, self._options.poll_strategy, self._types()),
-                    self._wanted,
-                    deleted=rows,
-                    along=successes(each.attempt for each in returned),
-                    unlock=() if unlock is None else (unlock,),
-                )
+            taken = self._engine.rows.take(
+                self.session,
+                table,
+                Search(self._options.queue, self._options.poll_strategy, self._types()),
+                self._wanted,
+                deleted=rows,
+                along=successes(each.attempt for each in returned),
+                unlock=() if unlock is None else (unlock,),
+            )
         except psycopg2.Error as error:
             self._recheck(table, error)
             if not self._delete_each(returned, error):
@@ -297,7 +324,7 @@ class Batch:
         """Delete what has returned and free what waits, so that only the running job stays locked."""
         waiting = list(self._waiting)
         self._waiting.clear()
-        freed = len(waiting)
+        frees = bool(waiting)
         returned, settled = self._empty_out()
         waiting.extend(each.row for each in settled)
         if waiting:
@@ -316,8 +343,8 @@ class Batch:
             self._free(waiting)
         else:
             self._note_deleted(returned)
-        if freed:
-            self._note_freed()
+        if frees:
+            self._sleepers.wake(1)  # this worker is busy, or sleeps next
 
     def _free(self, rows: list[Row]) -> None:
         """Unlock *rows*, as far as they are locked; a session that can't do that is closed."""

@@ -17,7 +17,6 @@ from qg.locking.context import LockContext
 from qg.locking.row_taker import RowTaker
 from qg.tables.rights import Right, to_enlist, to_work
 from qg.working.job_taker import JobTaker
-from qg.working.turns import Turns
 
 __all__ = ["Engine"]
 
@@ -39,7 +38,6 @@ class Engine:
         self.rows = RowTaker(database)
         self.context = LockContext(database, self.rows, backoff, maximum_retry_count)
         self.jobs = JobTaker(self.context, job_class)
-        self.turns = Turns()
         self._enlisting_failed = threading.Event()
         self._kept_logged = threading.Event()
 

@@ -31,6 +31,7 @@ class Outcome(Enum):
 
     WORKED = "a job was worked, well or badly"
     IDLE = "no job was due"
+    TURNED_AWAY = "enough other workers are taking jobs"
     MIGRATED = "the table is another one now"
     LOCK_LOST = "the session had lost its locks"
     UNRECORDED = "what became of a job couldn't be written"
@@ -168,6 +169,9 @@ class Loop(ABC):
                 self._end_outage()
                 if not self._stopping:
                     self._sleepers.sleep(self._wake_up, self._interval, self._due, calls)
+            case Outcome.TURNED_AWAY:
+                if not self._stopping:
+                    self._sleepers.sleep(self._wake_up, self._interval, None, calls)
             case Outcome.MIGRATED:
                 self._free_session()
             case Outcome.LOCK_LOST:

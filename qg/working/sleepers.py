@@ -6,6 +6,7 @@ import threading
 import time
 
 from qg.working.threads import WakeUp
+from qg.working.turns import Turns
 
 __all__ = ["Sleepers"]
 
@@ -20,9 +21,13 @@ class Sleepers:
 
     Args:
         batch_size: how many jobs each of them takes at once.
+
+    Attributes:
+        turns: whose turn it is to take jobs.
     """
 
     def __init__(self, batch_size: int = 1) -> None:
+        self.turns = Turns()
         self._batch_size = batch_size
         self._mutex = threading.Lock()
         self._asleep: list[WakeUp] = []

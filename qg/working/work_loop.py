@@ -68,7 +68,7 @@ class WorkLoop(Loop):
                 self._options,
                 types,
                 settle=self._runner.settle,
-                note_freed=partial(self._sleepers.wake, 1),
+                sleepers=self._sleepers,
             )
         self._enlist(self._batch.session, table)
         return self._batch
@@ -90,12 +90,15 @@ class WorkLoop(Loop):
         else:
             batch.seconds_until_next = None
             job, complete = self._take_plainly(batch.session, table), complete_now
+        if job is None and batch.turned_away:
+            return Outcome.TURNED_AWAY
         if job is None:
             self._engine.logger.debug("no_job queue=%s", printable(self._options.queue))
             return Outcome.IDLE
         if batch.more:
             batch.more = False
-            self._sleepers.wake(1)
+            if not self._sleepers.turns.crowded:
+                self._sleepers.wake(1)
         return Outcome.WORKED if self._runner.run(job, complete) else Outcome.UNRECORDED
 
     def _take_plainly(self, session: Session, table: Table) -> Job | None:
