@@ -1072,12 +1072,16 @@ def test_djangos_atomic_is_such_a_transaction(client: qg.Client, database: Datab
         transaction.set_autocommit(True)
 
         def handler(job: qg.Job) -> None:
-            with transaction.atomic():
+            try:
                 with transaction.atomic():
-                    write_in(django, job.id)
-                    job.delete_in_tx(django)
-                if fails:
-                    raise LookupError("no such user")
+                    with transaction.atomic():
+                        write_in(django, job.id)
+                        job.delete_in_tx(django)
+                    if fails:
+                        raise LookupError("no such user")
+            finally:
+                if way.startswith("hands"):
+                    django.close()  # Django opens one for each thread
 
         fill(database, 2)
         work(client, way, handler)

@@ -7,7 +7,8 @@
 --
 -- Words behind a colon stand for what the versions of the table differ in; statements.py fills them in.
 
--- Delete the jobs with these keys, or fail if one of them isn't there under its key any more.
+-- Delete the jobs with these keys, or fail if one of them isn't there under its key any more, or if somebody else
+-- keeps its row locked for a while. Then jobs are deleted one by one, and only that one waits.
 --
 -- It has the caller's search_path, unlike the others: triggers of the table run in here, and may need it.
 -- So what it calls is named with its schema, or, as unnest of several arrays, part of the syntax.
@@ -15,6 +16,7 @@ CREATE OR REPLACE FUNCTION pg_temp.que_delete_jobs(
     of_queue text, priorities smallint[], run_ats timestamptz[], ids bigint[]
 ) RETURNS void
 LANGUAGE plpgsql
+SET lock_timeout = '100ms'
 SET enable_seqscan = off
 SET jit = off
 SET plan_cache_mode = force_generic_plan

@@ -132,11 +132,9 @@ class Locker(Loop):
         self._engine.logger.debug("no_job queue=%s", printable(self._options.queue))
         return Outcome.IDLE
 
-    def _sound_session(self) -> Session:
-        """Return the session as long as it isn't lost: something else may have arrived on it, and jobs run under it."""
-        if self.session is not None and self.session.idle and not self.session.lost:
-            return self.session
-        return super()._sound_session()
+    def _is_sound(self, session: Session) -> bool:
+        # What has arrived may be no more than a notice, and to close it would cost all running jobs their locks.
+        return session.idle and not session.lost
 
     def _replace_if_old(self) -> None:
         if self.session is not None and self.session.expired:

@@ -210,10 +210,13 @@ class Loop(ABC):
 
     def _sound_session(self) -> Session:
         """Return the session; another one, if it has been lost as far as we can see."""
-        if self.session is None or not self.session.alive:
+        if self.session is None or not self._is_sound(self.session):
             self._close_session()
             self.session = self._lease()
         return self.session
+
+    def _is_sound(self, session: Session) -> bool:
+        return session.alive
 
     def _enlist(self, session: Session, table: Table) -> None:
         if session.enlisted_in is not table:
