@@ -77,6 +77,11 @@ class SharedLock:
         return self.session
 
     @property
+    def has_session(self) -> bool:
+        """Whether the row has a session of its own."""
+        return self._own is not None
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open on the row's own session, if it has one."""
         return self._own is not None and self._own.in_transaction

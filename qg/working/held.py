@@ -33,8 +33,29 @@ class Held(Protocol):
     def locker(self) -> Session:
         """The session that holds the lock."""
 
+    @property
+    def type(self) -> str:
+        """The job's type."""
+
     def run(self, runner: Runner) -> None:
         """Run the job, and settle it as far as that isn't left to its locker."""
+
+    # Or, where somebody else runs the handler, these. The first three send nothing, and wait for nobody.
+
+    def begin(self) -> Job | None:
+        """Return the job; None if run() is to be called instead."""
+
+    def hand_in(self, seconds: float) -> bool:
+        """Leave the rest to the locker, after *seconds* of a handler that returned; return whether that can be."""
+
+    def release(self) -> bool:
+        """Let the job go as it was, for whoever takes it next; return whether that can be."""
+
+    def conclude(self, runner: Runner, failure: BaseException | None, seconds: float) -> None:
+        """Settle the job after *seconds* of its handler, which has raised *failure*, if it has."""
+
+    def abandon(self) -> None:
+        """Undo what the job has done, and let it go as it was."""
 
 
 class HeldAlone:
@@ -52,12 +73,44 @@ class HeldAlone:
         self._job = job
         self._transactions = transactions
 
+    @property
+    def type(self) -> str:
+        """The job's type."""
+        return self._job.type
+
     def run(self, runner: Runner) -> None:
         """Run the job, and settle it."""
         try:
             self.recorded = runner.run(self._job, complete_now)
         finally:
             self._transactions.give_back(self.locker, has_failed=runner.has_failed)
+
+    def begin(self) -> Job | None:
+        """Return the job."""
+        return self._job
+
+    def hand_in(self, seconds: float) -> bool:
+        """No: it is the only one on its session."""
+        return False
+
+    def release(self) -> bool:
+        """No: that takes a message."""
+        return False
+
+    def conclude(self, runner: Runner, failure: BaseException | None, seconds: float) -> None:
+        """Settle the job after *seconds* of its handler, which has raised *failure*, if it has."""
+        try:
+            self.recorded = runner.conclude(self._job, complete_now, failure, seconds)
+        finally:
+            failure = None
+            self._transactions.give_back(self.locker, has_failed=runner.has_failed)
+
+    def abandon(self) -> None:
+        """Undo what the job has done, and let it go as it was."""
+        try:
+            _abandon(self._job)
+        finally:
+            self._transactions.give_back(self.locker, has_failed=True)
 
 
 class HeldTogether:
@@ -83,6 +136,11 @@ class HeldTogether:
         self._lock = SharedLock(locker, row.id, engine.context, transactions)
         self._locked = LockedRow(row, self._lock, engine.context)
         self._job: Job | None = None
+
+    @property
+    def type(self) -> str:
+        """The job's type."""
+        return self.row.type
 
     @property
     def locker(self) -> Session:
@@ -121,6 +179,55 @@ class HeldTogether:
     def note_unlocked(self) -> None:
         """Note that the session doesn't hold the lock any more."""
         self._lock.unlocked = True
+
+    def begin(self) -> Job | None:
+        """Return the job; None if run() is to be called, for none can be made, or its lock is lost already."""
+        if self._lock.is_gone:
+            return None
+        try:
+            self._job = self._engine.jobs.made_of(self._locked)
+        except Exception:  # run() meets it again, and records it
+            return None
+        return self._job
+
+    def hand_in(self, seconds: float) -> bool:
+        """Leave the deletion of the row to the locker, if the job has no session of its own."""
+        self.seconds = seconds
+        job, attempt = self._job_and_attempt()
+        if self._lock.has_session or not attempt.mutex.acquire(blocking=False):
+            return False
+        try:
+            self.returned = deletes_plainly(job) and attempt.hand_in() is not None
+        finally:
+            attempt.mutex.release()
+        return self.returned
+
+    def release(self) -> bool:
+        """Let the job go as it was, if it has no session of its own."""
+        job, attempt = self._job_and_attempt()
+        if self._lock.has_session or not attempt.mutex.acquire(blocking=False):
+            return False
+        try:
+            job.done()
+        finally:
+            attempt.mutex.release()
+        return True
+
+    def conclude(self, runner: Runner, failure: BaseException | None, seconds: float) -> None:
+        """Settle the job after *seconds* of its handler, which has raised *failure*, if it has."""
+        self.seconds = seconds
+        try:
+            self.recorded = runner.conclude(self._job_and_attempt()[0], self._complete, failure, seconds)
+        finally:
+            failure = None
+            self._lock.end(has_failed=runner.has_failed)
+
+    def abandon(self) -> None:
+        """Undo what the job has done, and let it go as it was."""
+        try:
+            _abandon(self._job_and_attempt()[0])
+        finally:
+            self._lock.end(has_failed=True)
 
     def note_deleted(self, runner: Runner) -> None:
         """Note that the row is deleted, and that is committed."""
@@ -196,3 +303,10 @@ class HeldTogether:
         if self._job is None:
             raise AssertionError(f"job {self.row.id} hasn't been run")
         return self._job, locked_attempt_of(self._job)
+
+
+def _abandon(job: Job) -> None:
+    try:
+        locked_attempt_of(job).abandon()
+    finally:
+        job.done()

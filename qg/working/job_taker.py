@@ -131,16 +131,25 @@ class JobTaker:
 
     def job_of(self, locked: LockedRow) -> Job | None:
         """Return the job of a *locked* row; None if no job can be made of it, which is recorded as its error."""
-        row = locked.row
         try:
-            row.require_text()
-            job = self._job_class(row.type, decode(row.args), row.queue, row.priority, row.due)
-            if row.kwargs != "{}" or row.tags != "[]":
-                job.kwargs, job.tags = decode(row.kwargs), decode(row.tags)
+            return self.made_of(locked)
         except Exception as error:  # JSON beyond Python, or a job_class that refuses: this job's error
+            row = locked.row
             self._context.logger.exception("job_unreadable id=%d type=%s", row.id, printable(row.type))
             locked.set_error(describe(error))
             return None
+
+    def made_of(self, locked: LockedRow) -> Job:
+        """Return the job of a *locked* row. Sends nothing.
+
+        Raises:
+            Exception: if no job can be made of it.
+        """
+        row = locked.row
+        row.require_text()
+        job = self._job_class(row.type, decode(row.args), row.queue, row.priority, row.due)
+        if row.kwargs != "{}" or row.tags != "[]":
+            job.kwargs, job.tags = decode(row.kwargs), decode(row.tags)
         bind(job, Attempt(locked))
         return job
 

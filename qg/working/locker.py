@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 import psycopg2
 
@@ -14,13 +15,13 @@ from qg.tables import Table
 from qg.working.batch import LockLost, Unrecorded
 from qg.working.crew import Crew
 from qg.working.engine import Engine
-from qg.working.hands import Hands
 from qg.working.loop import Loop, Outcome
 from qg.working.options import WorkOptions
+from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.transactions import Transactions
 
-__all__ = ["Locker"]
+__all__ = ["CrewHands", "Locker"]
 
 # Where jobs wait that are quick: how long one hand may have for them before others are called.
 _HEAD_START_SECONDS = 0.002
@@ -28,6 +29,29 @@ _HEAD_START_SECONDS = 0.002
 _LOOK_SECONDS = 0.03
 # How long to wait, once a job has ended, for others that end at about the same time.
 _GATHER_SECONDS = 0.001
+
+
+class CrewHands(Protocol):
+    """What runs the jobs of a crew, several at once. Safe to use from any thread.
+
+    Attributes:
+        size: how many at once.
+        reporter: says in the log what has become of jobs that are settled together.
+        crew: where the jobs come from.
+    """
+
+    size: int
+    reporter: Runner
+    crew: Crew
+
+    def wake(self, count: int) -> None:
+        """Have *count* jobs taken from the crew, as far as there are hands for so many."""
+
+    def wake_settler(self) -> None:
+        """Have Crew.settle_apart() called, in one thread, until it returns False. Waits for nothing."""
+
+    def dismiss(self) -> None:
+        """Expect no more jobs: none is left."""
 
 
 class Locker(Loop):
@@ -50,7 +74,7 @@ class Locker(Loop):
         outage: Outage,
         sleepers: Sleepers,
         session: Session | None,
-        hands: Hands,
+        hands: CrewHands,
         transactions: Transactions,
     ) -> None:
         super().__init__(engine, options, outage, sleepers, session)

@@ -85,6 +85,35 @@ class Runner(Running):
             self._current = None
             job.done()
 
+    def conclude(
+        self, job: Job, complete: Callable[[Job, Attempt], bool], failure: BaseException | None, seconds: float
+    ) -> bool:
+        """Do what run() does after the handler of *job*, which somebody else has run.
+
+        Args:
+            job, complete: as run() has them.
+            failure: what the handler has raised; None if it has returned.
+            seconds: how long it ran.
+
+        Returns, and raises: as run().
+        """
+        attempt = locked_attempt_of(job)
+        try:
+            if failure is None:
+                try:
+                    if complete(job, attempt):
+                        return True
+                except Exception as error:
+                    failure = error
+            return self.settle(job, attempt, failure, seconds)
+        except BaseException:
+            attempt.abandon()
+            raise
+        finally:
+            self.has_failed = failure is not None
+            failure = None
+            job.done()
+
     def look(self) -> None:
         """See whether the lock of the running job is lost."""
         job, coroutine = self._current, self.coroutine
