@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import weakref
@@ -27,7 +28,7 @@ from qg.working.handlers import WorkMap, checked_work_map
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client", "check_options", "engine_of"]
+__all__ = ["Client", "check_options", "engine_of", "name_of_other"]
 
 _Result = TypeVar("_Result")
 
@@ -351,6 +352,13 @@ def check_options(
 def engine_of(client: Client) -> Engine:
     """Return what works the jobs of *client*, for the rest of qg. It isn't public, so Client doesn't offer it."""
     return client._engine
+
+
+def name_of_other(client: object) -> str:
+    """Return what to call an object that is given where a Client should be."""
+    if inspect.iscoroutinefunction(getattr(client, "enqueue", None)):
+        return "a client whose methods are awaited; qg.aio.WorkerPool takes a qg.aio.Client"
+    return type(client).__name__
 
 
 def _fill_in_rescheduled(job: Job, row: Row | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from qg.client import Client, engine_of
+from qg.client import Client, engine_of, name_of_other
 from qg.database.outage import Outage
 from qg.errors import ErrInvalidOption, ErrPoolState
 from qg.failures import printable
@@ -53,7 +53,7 @@ class Worker(Configurable):
     ) -> None:
         super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
         if not isinstance(client, Client):
-            raise ErrInvalidOption(f"a worker needs a qg.Client, not {type(client).__name__}")
+            raise ErrInvalidOption(f"a worker needs a qg.Client, not {name_of_other(client)}")
         self._engine = engine_of(client)
         self._runner = Runner(checked_work_map(work_map), client.logger)
         self._loop: WorkLoop | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from qg.client import Client, engine_of
+from qg.client import Client, engine_of, name_of_other
 from qg.database.outage import Outage
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
@@ -23,7 +23,7 @@ from qg.working.event_loop import HandlerLoop
 from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.hands import Hands
 from qg.working.listener import Listener
-from qg.working.locker import Locker
+from qg.working.locker import CrewHands, Locker
 from qg.working.loop import Loop
 from qg.working.options import Configurable, WorkOptions
 from qg.working.runner import Runner
@@ -35,7 +35,7 @@ from qg.working.work_loop import WorkLoop
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "check_pool_options"]
 
 
 class _Stage(Enum):
@@ -96,13 +96,9 @@ class WorkerPool(Configurable):
         transactions: int | None = None,
     ) -> None:
         super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
-        if not isinstance(listen, bool):
-            raise ErrInvalidOption(f"listen must be True or False, not {listen!r}")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
-        _check_connections(count, batch_size, connections, transactions)
+        check_pool_options(count, batch_size, listen=listen, connections=connections, transactions=transactions)
         if not isinstance(client, Client):
-            raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {type(client).__name__}")
+            raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {name_of_other(client)}")
         self.work_map = checked_work_map(work_map)
         self._engine = engine_of(client)
         self._count = count
@@ -173,11 +169,8 @@ class WorkerPool(Configurable):
             their locks go when the process ends.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._mutex:
-            if self._stage is _Stage.NEW:
-                return True
-            self._stage = _Stage.STOPPED
-        self._ask_to_stop()
+        if not self._begin_shutdown():
+            return True
         if running_here.get() in self._runners:
             return False
         if in_signal_handler():
@@ -191,6 +184,15 @@ class WorkerPool(Configurable):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
+
+    def _begin_shutdown(self) -> bool:
+        """Ask all workers to end; return False if none was ever started, nor is being."""
+        with self._mutex:
+            if self._stage is _Stage.NEW:
+                return False
+            self._stage = _Stage.STOPPED
+        self._ask_to_stop()
+        return True
 
     @property
     def _stopped(self) -> bool:
@@ -256,26 +258,27 @@ class WorkerPool(Configurable):
         number = len(self._threads)
         share = self._count // self._lockers + (number < self._count % self._lockers)
         first = len(self._hands) - number + 1
-        hands = Hands(
-            [f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)],
-            f"qg-settler-{self.queue}-{number + 1}",
-            work_map,
-            self._engine.logger,
-        )
+        hands = self._hire([f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)], work_map)
         loop = Locker(self._engine, self._options, self._outage, self._sleepers, sessions[0], hands, transactions)
-        for runner in hands.runners:
-            runner.loop = self._event_loop
         name = f"qg-locker-{self.queue}-{number + 1}"
         run = partial(self._event_loop.outlive, loop.run)
         thread = BackgroundThread(name, run, wake=loop.stop, logger=self._engine.logger)
-        self._runners.extend(hands.runners)
-        self._hands.extend(hands.threads)
         self._loops.append(loop)
         self._threads.append(thread)
         del sessions[0]
         thread.start()
-        for hand in hands.threads:
+        for hand in self._hands:
             hand.start()
+
+    def _hire(self, names: list[str], work_map: WorkMap) -> CrewHands:
+        """Return what runs the jobs of one locker: a worker for each of *names*, to be started after it."""
+        settler = f"qg-settler-{self.queue}-{len(self._threads) + 1}"
+        hands = Hands(names, settler, work_map, self._engine.logger)
+        for runner in hands.runners:
+            runner.loop = self._event_loop
+        self._runners.extend(hands.runners)
+        self._hands.extend(hands.threads)
+        return hands
 
     def _wait(self, deadline: float | None) -> bool:
         started = self._not_starting.wait(_seconds_until(deadline))
@@ -330,7 +333,18 @@ class WorkerPool(Configurable):
         )
 
 
-def _check_connections(count: int, batch_size: int, connections: object, transactions: object) -> None:
+def check_pool_options(
+    count: int, batch_size: int, *, listen: object, connections: object, transactions: object
+) -> None:
+    """Refuse options of a pool that are out of bounds.
+
+    Raises:
+        ErrInvalidOption: if one of them is.
+    """
+    if not isinstance(listen, bool):
+        raise ErrInvalidOption(f"listen must be True or False, not {listen!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ErrInvalidOption(f"count must be a number of workers, 0 or more, not {count!r}")
     if connections is None:
         if transactions is not None:
             raise ErrInvalidOption(

@@ -802,32 +802,6 @@ def test_a_task_of_a_handler_is_named_as_well_as_python_knows_it(
     assert line.startswith(f"loop_blocked {named}: ")
 
 
-# Somebody else's loop
-
-
-def test_a_running_loop_can_be_handed_in_and_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    loops: list[object] = []
-    blocked = threading.Event()
-
-    async def handler() -> None:
-        loops.append(asyncio.get_running_loop())
-        eventually(lambda: lines(caplog, "loop_blocked"))
-        blocked.set()
-
-    async def program() -> None:
-        loop = HandlerLoop(LOGGER, asyncio.get_running_loop())
-        await asyncio.to_thread(loop.run, HandlerCoroutine(handler(), JOB))
-        loop.stop()
-        assert loop.join(0.0)
-        loops.append(asyncio.get_running_loop())
-        await asyncio.sleep(0)
-        assert threads("loop") == []
-
-    asyncio.run(program())
-    assert blocked.is_set()
-    assert loops[0] is loops[1]
-
-
 # A coroutine by itself
 
 

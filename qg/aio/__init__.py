@@ -17,5 +17,6 @@ from __future__ import annotations
 
 from qg.aio.client import Client
 from qg.aio.job import Job
+from qg.aio.workerpool import WorkerPool
 
-__all__ = ["Client", "Job"]
+__all__ = ["Client", "Job", "WorkerPool"]

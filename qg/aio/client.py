@@ -29,7 +29,7 @@ from qg.tables import Table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client"]
+__all__ = ["Client", "connected"]
 
 _Result = TypeVar("_Result")
 
@@ -240,6 +240,15 @@ class Client:
             table = database.table
             storing = storing_in(table)
         storing.fill_in(await rows_in(tx, database, table, storing.statement, storing.params))
+
+
+def connected(client: Client) -> SyncClient:
+    """Return what *client* has its work done by, for the rest of qg.aio. Connects the first time: call it in a thread.
+
+    Raises:
+        Exception: as qg.Client does.
+    """
+    return client._connected()
 
 
 def _release(job: SyncJob | None) -> None:

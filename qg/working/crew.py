@@ -127,7 +127,7 @@ class Crew:
         except Exception:
             self._note_fault(held)
         finally:
-            self._end(held)
+            self.end(held)
 
     def settle_apart(self, runner: Runner) -> bool:
         """Settle the next job that is apart; return False if there is none. For one thread alone."""
@@ -147,7 +147,8 @@ class Crew:
             self._wake_locker()
         return True
 
-    def _end(self, held: Held) -> None:
+    def end(self, held: Held) -> None:
+        """Note that a job of next() has ended, whatever came of it; run() does so by itself."""
         with self._mutex:
             self._running.remove(held)
             if isinstance(held, HeldTogether):

@@ -12,17 +12,15 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
-from qg.failures import Logger, printable
+from qg.failures import Logger
 from qg.forks import process_number
 from qg.job import Job
 from qg.lookout import LOOKOUT
-from qg.working.coroutine import HandlerCoroutine, job_here
+from qg.working.blocked_loop import BlockedLoop
+from qg.working.coroutine import HandlerCoroutine
 from qg.working.threads import BackgroundThread, WakeUp
 
 __all__ = ["HandlerLoop", "run_by_itself"]
-
-# The lookout comes twice a second.
-_LOOKS_UNTIL_BLOCKED = 2
 
 # Whether some event loop stands still until what runs here has ended. It may be any, so none is waited for.
 _holds_up_a_loop: ContextVar[bool] = ContextVar("qg_holds_up_a_loop", default=False)
@@ -31,20 +29,18 @@ _holds_up_a_loop: ContextVar[bool] = ContextVar("qg_holds_up_a_loop", default=Fa
 class HandlerLoop:
     """An event loop for threads that run handlers. What the coroutine of one job makes, those of later jobs can use.
 
-    Without *loop* it has one of its own, in a thread of its own, from the first coroutine until stop(). What handlers
-    have left behind in it, tasks and asynchronous generators, is ended then.
+    It runs in a thread of its own, from the first coroutine until stop(). What handlers have left behind in it, tasks
+    and asynchronous generators, is ended then.
 
     A coroutine that doesn't let the others run is named in the log after a second, once.
 
     Args:
         logger: where that goes.
-        loop: a running one, which is somebody else's to end.
     """
 
-    def __init__(self, logger: Logger, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, logger: Logger) -> None:
         self._logger = logger
-        self._loop = loop
-        self._own: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._process = process_number()
         # Guards the users and the start. A signal handler may interrupt the thread that holds it.
         self._mutex = threading.RLock()
@@ -53,11 +49,7 @@ class HandlerLoop:
         self._thread = BackgroundThread("qg-loop", self._live, wake=self._wake, logger=logger)
         self._lives = False
         self._running: set[HandlerCoroutine] = set()
-        # Whether the loop has come to what the lookout wanted of it, and how often it has looked since it wanted that.
-        self._has_answered = True
-        self._looks = 0
-        if loop is not None:
-            LOOKOUT.add(self)
+        self._blocked: BlockedLoop | None = None
 
     def run(self, coroutine: HandlerCoroutine) -> None:
         """Run *coroutine* to its end in the loop, in the context of the caller, who waits; ask for its result() then.
@@ -108,17 +100,8 @@ class HandlerLoop:
 
     def look(self) -> None:
         """See whether the loop runs what it is given."""
-        loop = self._loop
-        if loop is None or not self._running:
-            return
-        if self._has_answered:
-            self._has_answered, self._looks = False, 0
-            with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(self._answer)
-            return
-        self._looks += 1
-        if self._looks == _LOOKS_UNTIL_BLOCKED:
-            self._log_blocked(loop)
+        if self._blocked is not None and self._running:
+            self._blocked.look()
 
     def _enter(self) -> asyncio.AbstractEventLoop | None:
         """Begin to use the loop, until _leave(), and return it; or None if that can't be."""
@@ -127,19 +110,20 @@ class HandlerLoop:
         with self._mutex:
             if self._thread.stopping:
                 return None
-            if self._loop is None:
-                # What the loop keeps is made in an empty context, since that of the first job has its connection.
-                self._loop = contextvars.Context().run(self._start)
+            # What the loop keeps is made in an empty context, since that of the first job has its connection.
+            loop = self._loop or contextvars.Context().run(self._start)
             self._users += 1
-            return self._loop
+            return loop
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        self._own = loop = asyncio.new_event_loop()
+        self._loop = loop = asyncio.new_event_loop()
         try:
             self._thread.start()
         except BaseException:
+            self._loop = None
             loop.close()
             raise
+        self._blocked = BlockedLoop(loop, self._job_of, self._logger)
         LOOKOUT.add(self)
         return loop
 
@@ -150,14 +134,14 @@ class HandlerLoop:
                 self._thread.stop()
 
     def _wake(self) -> None:
-        if self._own is not None:
+        if self._loop is not None:
             with suppress(RuntimeError):  # it is closed
-                self._own.call_soon_threadsafe(self._stop_living)
+                self._loop.call_soon_threadsafe(self._stop_living)
 
     # What follows is called in the loop's thread.
 
     def _live(self) -> None:
-        loop = cast("asyncio.AbstractEventLoop", self._own)
+        loop = cast("asyncio.AbstractEventLoop", self._loop)
         try:
             self._lives = True
             while not self._thread.stopping:
@@ -171,28 +155,11 @@ class HandlerLoop:
         if self._lives:  # otherwise it is about to end what was left behind
             asyncio.get_running_loop().stop()
 
-    def _answer(self) -> None:
-        self._has_answered = True
-
-    def _log_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
-        task = asyncio.current_task(loop)
-        job = None if task is None else self._job_of(task)
-        if job is not None:
-            who = f"id={job.id} type={printable(job.type)}"
-        else:
-            who = f"by={printable(getattr(task and task.get_coro(), '__qualname__', 'a callback'))}"
-        self._logger.warning(
-            "loop_blocked %s: it has held up the event loop for a second, and with it all coroutines of the pool; "
-            "let what waits or computes run in asyncio.to_thread()",
-            who,
-        )
-
     def _job_of(self, task: asyncio.Task[Any]) -> Job | None:
         for coroutine in tuple(self._running):
             if coroutine.task is task:
                 return coroutine.job
-        # One that a handler has begun; its context can be asked for from Python 3.12 on.
-        return task.get_context().get(job_here) if hasattr(task, "get_context") else None
+        return None
 
 
 def _begin(coroutine: HandlerCoroutine, ended: WakeUp) -> None:
