@@ -108,7 +108,7 @@ class WorkerPool(Configurable):
         self._most_transactions = None if connections is None else transactions or max(count, 1)
         self._listen = listen
         self._outage = Outage(client.logger)
-        self._sleepers = Sleepers(batch_size if connections is None else max(count // self._lockers, 1))
+        self._sleepers = Sleepers(batch_size if connections is None else max(count // max(self._lockers, 1), 1))
         self._runners: list[Runner] = []
         self._loops: list[Loop] = []
         self._threads: list[BackgroundThread] = []

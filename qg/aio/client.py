@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qg.aio.awaited import rows_in
 from qg.aio.job import Job
+from qg.aio.own_transactions import OwnTransactions
 from qg.aio.threads import Threads, run_in_own_thread
 from qg.backoff import Backoff, exponential
 from qg.client import Client as SyncClient
@@ -29,7 +30,7 @@ from qg.tables import Table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Client", "connected"]
+__all__ = ["Client", "connected", "transactions_for"]
 
 _Result = TypeVar("_Result")
 
@@ -82,6 +83,8 @@ class Client:
             raise ErrInvalidOption(f"threads must be a number of threads, 1 or more, not {threads!r}")
         self.logger = logger or logging.getLogger("qg")
         self._connect: Callable[[], SyncClient] = partial(SyncClient, source, **options)
+        self._source = source
+        self._transactions = OwnTransactions(source)
         self._connecting = threading.Lock()
         self._client: SyncClient | None = None
         self._closed = False
@@ -190,7 +193,7 @@ class Client:
         locked = await self._run(lambda client: client.lock_job(queue), _release)
         if locked is None:
             return None
-        job, task = Job(locked), asyncio.current_task()
+        job, task = Job(locked, self._transactions), asyncio.current_task()
         if task is not None:
             self._given_out[job] = weakref.ref(task)
         return job
@@ -249,6 +252,11 @@ def connected(client: Client) -> SyncClient:
         Exception: as qg.Client does.
     """
     return client._connected()
+
+
+def transactions_for(client: Client, most: int) -> OwnTransactions:
+    """Return what opens transactions for the jobs of a pool, for the rest of qg.aio; *most* at once at the most."""
+    return OwnTransactions(client._source, most)
 
 
 def _release(job: SyncJob | None) -> None:

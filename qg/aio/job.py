@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qg.aio.awaited import rows_in
+from qg.aio.own_transactions import OwnTransactions
 from qg.aio.threads import begin_in_own_thread, run_in_own_thread
+from qg.errors import ErrUnusable
 from qg.job import Job as SyncJob
 from qg.job import attempt_of, held_attempt_of
 from qg.signals import ends_process
@@ -42,10 +45,12 @@ class Job:
 
     Args:
         job: a job from :meth:`qg.Client.lock_job`, or one that a worker gives to its handler.
+        transactions: for tx(); a client or pool of qg.aio gives them.
     """
 
-    def __init__(self, job: SyncJob) -> None:
+    def __init__(self, job: SyncJob, transactions: OwnTransactions | None = None) -> None:
         self._job = job
+        self._transactions = transactions
 
     def __repr__(self) -> str:
         return repr(self._job)
@@ -178,6 +183,39 @@ class Job:
             ErrNotLocked, ErrJobGone, ErrNotCommitted, ErrUnusable, Exception: as delete_in_tx().
         """
         await held_attempt_of(self._job, "finish_in_tx").settle_by(partial(rows_in, tx), keep=True)
+
+    @asynccontextmanager
+    async def tx(self) -> AsyncIterator[Any]:
+        """Within the block there is a transaction, at whose end the job is deleted. For where psycopg 3 is installed.
+
+        ::
+
+            async with job.tx() as conn:
+                await conn.execute("UPDATE users SET greeted = true WHERE id = %s", job.args)
+
+        What is written there and the deletion are one commit, at the end of the block. If the block is left by an
+        exception, everything is rolled back, and the job is still there. The connection is opened for the block, by
+        the DSN of the client. With a pool of yours and delete_in_tx(), none has to be opened.
+
+        Yields:
+            A psycopg.AsyncConnection.
+
+        Raises:
+            ErrMissingExtra: if psycopg 3 isn't installed.
+            ErrUnusable: if the client's source is no DSN, or the job was made by hand of a qg.Job.
+            ErrNotLocked, ErrJobGone, ErrNotCommitted: as delete_in_tx().
+            psycopg.Error: if it can't connect or commit.
+        """
+        held_attempt_of(self._job, "tx")
+        if self._transactions is None:
+            raise ErrUnusable(
+                "this job has no client of qg.aio, which knows where to connect; open a transaction of your own, "
+                "and give it to job.delete_in_tx()"
+            )
+        async with self._transactions.opened() as conn:
+            yield conn
+            await self.delete_in_tx(conn)
+            await conn.commit()
 
     async def done(self) -> None:
         """Release the job: unlock it and give its connection back. See :meth:`qg.Job.done`.

@@ -12,13 +12,14 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from qg.aio.client import Client, connected
+from qg.aio.client import Client, connected, transactions_for
 from qg.aio.daemons import Daemons
 from qg.aio.hands import CoroutineHands, Handlers
 from qg.aio.job import Job
 from qg.aio.threads import run_in_own_thread
 from qg.client import Client as SyncClient
 from qg.errors import ErrInvalidOption, ErrPoolState
+from qg.job import Job as SyncJob
 from qg.tables import PollStrategy
 from qg.workerpool import WorkerPool as SyncPool
 from qg.workerpool import check_pool_options
@@ -58,7 +59,8 @@ class WorkerPool:
         count: how many jobs at once, 0 or more.
         connections: how many sessions lock jobs, 1 to *count*. One will do for hundreds of jobs that mostly wait.
         transactions: how many jobs at once may have a connection of their own at the most: those that record an
-            error, or that delete_in_tx() has settled, and plain functions that use ``job.tx``. None means *count*.
+            error, or that delete_in_tx() has settled, and plain functions that use ``job.tx``. Blocks of
+            ``job.tx()`` are counted apart, up to the same number. None means *count*.
         queue, interval, poll_strategy, only_known_types, listen: as :class:`qg.WorkerPool` has them.
 
     Raises:
@@ -146,7 +148,8 @@ class WorkerPool:
             raise ErrPoolState("this pool was started already; create another one")
         self._starting = True
         try:
-            run = _Run(self._client.logger)
+            transactions = transactions_for(self._client, self._transactions or max(self._count, 1))
+            run = _Run(self._client.logger, partial(Job, transactions=transactions))
             try:
                 await run_in_own_thread(partial(run.start, self._make_pool))
             except asyncio.CancelledError:
@@ -204,7 +207,8 @@ class _Lockers(SyncPool):
 class _Run:
     """A pool from its start to its end, in the running event loop."""
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, make_job: Callable[[SyncJob], Job]) -> None:
+        self._make_job = make_job
         self.loop = asyncio.get_running_loop()
         self._logger = logger
         self._context = contextvars.copy_context()
@@ -327,7 +331,7 @@ class _Run:
         hands = CoroutineHands(
             size,
             Handlers(work_map),
-            Job,
+            self._make_job,
             self.loop,
             self._context,
             self._threads,
