@@ -1,4 +1,4 @@
-"""A web application for asyncio that stores a user, and the job to greet them, in one transaction."""
+"""A web application for asyncio that stores a user, and the job to greet them, in one transaction, and works it."""
 
 import os
 from collections.abc import AsyncIterator
@@ -42,9 +42,16 @@ def create_app() -> FastAPI:
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     client = aio.Client(url)
 
+    async def greet(job: aio.Job) -> None:
+        async with sessions.begin() as session:
+            user = await session.get_one(User, job.args[0])
+            user.greeted = True
+            await job.delete_in_tx(session)  # one commit with the user
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with client:
+        pool = aio.WorkerPool(client, {"GreetUser": greet}, int(os.environ.get("WORKERS", "5")), queue="greetings")
+        async with client, pool:
             yield
         await engine.dispose()
 

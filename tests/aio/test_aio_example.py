@@ -33,7 +33,7 @@ def example(make_database: Callable[..., str], database: Database) -> Iterator[D
 def web(example: Database, request: pytest.FixtureRequest) -> Iterator[Any]:
     needs(request.param)
     options = ("--factory", "--loop", request.param)
-    with served(EXAMPLES, "asyncio_app:create_app", *options, DATABASE_URL=url(example.dsn)) as web:
+    with served(EXAMPLES, "asyncio_app:create_app", *options, DATABASE_URL=url(example.dsn), WORKERS="0") as web:
         yield web
 
 
@@ -45,6 +45,17 @@ def test_a_user_and_the_job_are_one_commit(web: Any, example: Database) -> None:
     assert web.get("/users").json() == [{"id": 1, "name": "Ada", "greeted": False}]
     assert web.get("/queues").json() == {"greetings": 1}
     assert example.query("SELECT job_class, args FROM que_jobs") == [("GreetUser", [1])]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_its_workers_greet_users_while_it_serves(example: Database, loop: str) -> None:
+    needs(loop)
+    options = ("--factory", "--loop", loop)
+    with served(EXAMPLES, "asyncio_app:create_app", *options, DATABASE_URL=url(example.dsn)) as web:
+        for name in ("Ada", "Grace"):
+            assert web.post("/users", json={"name": name}).status_code == 201
+        eventually(lambda: [user["greeted"] for user in web.get("/users").json()] == [True, True])
+        eventually(lambda: web.get("/queues").json() == {})
 
 
 def test_many_requests_at_once_take_few_connections_and_all_are_given_back(web: Any, example: Database) -> None:

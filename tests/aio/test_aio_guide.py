@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from guides import DOCS, check_links, run, write_files
+from guides import DOCS, check_links, environment, run, write_files
 from serving import served, url
-from support import Database, needs
+from support import PATIENCE, Database, eventually, needs
 
 import qg
 
@@ -119,6 +122,55 @@ def test_its_jobs_by_hand_and_its_handler(program: Path, app: Database) -> None:
         work = "qg.Worker(qg.Client(sys.argv[1]), handlers.WORK_MAP).work_one()"
         run(program, "-W", "error", "-c", f"import sys, qg; from app import handlers; assert {work}", url(app.dsn))
     assert (app.count(), app.query(CUSTOMERS)) == (0, [(email, True) for email in "abc"])
+
+
+def test_its_worker_works_until_a_signal(program: Path, app: Database) -> None:
+    app.query("INSERT INTO customers (email, welcomed) VALUES ('a', false)")
+    with qg.Client(app.dsn) as client:
+        client.enqueue(qg.Job("Welcome", [1]))
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "app.worker"],
+        cwd=program,
+        env=environment(program),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as worker:
+        eventually(lambda: app.count() == 0)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.communicate(timeout=PATIENCE * 2) == ("", None)
+    assert (worker.returncode, app.query(CUSTOMERS)) == (0, [("a", True)])
+
+
+@pytest.mark.parametrize("module", ["in_tx", "plain"])
+def test_its_other_handlers(program: Path, app: Database, module: str) -> None:
+    app.query("INSERT INTO customers (email, welcomed) VALUES ('a', false)")
+    with qg.Client(app.dsn) as client:
+        client.enqueue(qg.Job("Welcome", [1]))
+    run(
+        program,
+        "-W",
+        "error",
+        "-c",
+        "import asyncio, sys\n"
+        "from qg import aio\n"
+        f"from app.{module} import welcome\n"
+        "async def main(dsn):\n"
+        "    async with aio.Client(dsn) as client, aio.WorkerPool(client, {'Welcome': welcome}, 2):\n"
+        "        while await client.stats():\n"
+        "            await asyncio.sleep(0.02)\n"
+        f"asyncio.run(main({url(app.dsn)!r}))\n",
+    )
+    assert app.query(CUSTOMERS) == [("a", True)]
+
+
+def test_its_web_application_that_works_jobs(program: Path, app: Database) -> None:
+    app.query("INSERT INTO customers (email, welcomed) VALUES ('a', false)")
+    with qg.Client(app.dsn) as client:
+        client.enqueue(qg.Job("Welcome", [1]))
+    with served(program, "app.both:app", PYTHONWARNINGS="error::RuntimeWarning"):
+        eventually(lambda: app.count() == 0)
+    assert app.query(CUSTOMERS) == [("a", True)]
 
 
 def test_its_dsn_of_an_engine_is_one_for_qg(program: Path, app: Database) -> None:
