@@ -313,7 +313,7 @@ class WorkerPool(Configurable):
             while len(sessions) < self._needed and not self._stopped:
                 sessions.append(self._engine.database.lease())
             while len(sessions) > self._lockers:
-                sessions[-1].give_back()
+                sessions[-1].close_now()
                 del sessions[-1]
         except Exception as error:
             unreachable = not sessions and isinstance(error, psycopg2.OperationalError)

@@ -103,7 +103,7 @@ def test_a_job_that_runs_isnt_taken_again_though_its_session_could_lock_it_again
             assert (taken.rows, taken.more, crew.crew.waiting, database.locks()) == ([], False, 0, [1, 2])
             for held in running:
                 held.returned = False  # nothing is run, so nothing is to be deleted
-                crew.crew._end(held)
+                crew.crew.end(held)
 
 
 # Who is told

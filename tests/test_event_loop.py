@@ -756,10 +756,10 @@ def test_it_is_named_at_the_third_look_and_once_for_each_block(
             loop.look()
         assert [line.split(": ")[0] for line in lines(caplog, "loop_blocked")] == [r"loop_blocked id=None type=Kind0\n"]
         first.go_on.set()
-        eventually(lambda: loop._has_answered)
+        eventually(lambda: loop._blocked._has_answered)
         for _ in range(3):  # each is answered
             loop.look()
-            eventually(lambda: loop._has_answered)
+            eventually(lambda: loop._blocked._has_answered)
         between.set()
         assert second.begun.wait(PATIENCE)
         for _ in range(3):
