@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -483,3 +484,58 @@ def test_what_is_no_client_or_no_option_is_refused(client: qg.Client, aclient: a
     for options in wrong:
         with pytest.raises(qg.ErrInvalidOption):
             aio.WorkerPool(aclient, **{"work_map": {}, "count": 2, **options})
+
+
+async def test_a_failure_that_is_being_recorded_when_the_pool_is_cancelled_is_recorded(
+    aclient: aio.Client, database: Database
+) -> None:
+    """And the job beside it, which runs, is released."""
+    begun, fails = asyncio.Event(), asyncio.Event()
+
+    async def handler(job: aio.Job) -> None:
+        if job.id == 1:
+            await fails.wait()
+            raise ValueError
+        begun.set()
+        await asyncio.sleep(3600)
+
+    fill(database, 2)
+    running = asyncio.create_task(pool_of(aclient, {"MyJob": handler}).run())
+    await begun.wait()
+    with closing(database.connect()) as blocker:
+        blocker.cursor().execute("LOCK TABLE que_jobs IN SHARE MODE")
+        fails.set()
+        await eventually(lambda: any("set_error" in query or "UPDATE" in query for _, _, query in database.sessions()))
+        running.cancel()
+        await asyncio.sleep(SOON)
+        assert not running.done()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sorted((number, count) for number, _, count, _ in database.jobs()) == [(1, 1), (2, 0)]
+    assert database.locks() == []
+
+
+async def test_jobs_that_wait_for_a_hand_are_given_back_when_the_pool_is_cancelled(
+    aclient: aio.Client, database: Database
+) -> None:
+    """Quick jobs are taken ahead; the loop stands still while they come."""
+    fill(database, 300)
+    worked = 0
+    cancel = asyncio.Event()
+
+    async def handler(job: aio.Job) -> None:
+        nonlocal worked
+        worked += 1
+        if worked == 150:
+            cancel.set()
+        if worked >= 150:
+            await asyncio.sleep(3600)
+
+    running = asyncio.create_task(pool_of(aclient, {"MyJob": handler}).run())
+    await cancel.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert database.locks() == []
+    rows = database.jobs()
+    assert (len(rows), {count for _, _, count, _ in rows}) == (151, {0})
