@@ -112,6 +112,7 @@ class CoroutineHands:
         # How many jobs have been begun, and aren't settled as far as that is left to us.
         self._busy = 0
         self._called = False
+        self._begins_none = False
         self._running: set[_Running] = set()
         self._runners: list[Runner] = []
         self._idle_runners: list[Runner] = []
@@ -147,6 +148,7 @@ class CoroutineHands:
 
     def cancel(self) -> int:
         """Cancel what runs in the loop; return how many jobs that are. What runs in threads goes on."""
+        self._begins_none = True
         running = list(self._running)
         for each in running:
             each.cancel()
@@ -190,7 +192,10 @@ class CoroutineHands:
 
     def _begin(self, held: Held) -> None:
         handler = self._handlers.coroutine_function(held.type)
-        job = None if handler is None else held.begin()
+        job = held.begin() if handler is not None or self._begins_none else None
+        if job is not None and self._begins_none:
+            self._release(held)
+            return
         if handler is None or job is None:
             self._in_thread(held, held.run)
             return
@@ -215,18 +220,21 @@ class CoroutineHands:
                     self._note_end(held)
                     return
             elif isinstance(failure, KeyboardInterrupt) or ends_process(failure):
-                self._release(running)
+                self._log_released(running.job)
+                self._release(held)
                 raise failure
             elif running.is_cancelled or (isinstance(failure, asyncio.CancelledError) and self._is_cancelled()):
-                self._release(running)
+                self._log_released(running.job)
+                self._release(held)
                 return
             self._in_thread(held, partial(held.conclude, failure=failure, seconds=seconds))
         finally:
             failure = None  # or its traceback, of which this is a part, would keep the handler's variables
 
-    def _release(self, running: _Running) -> None:
-        held, job = running.held, running.job
+    def _log_released(self, job: SyncJob) -> None:
         self._logger.info("job_released id=%d type=%s: it was cancelled", job.id, printable(job.type))
+
+    def _release(self, held: Held) -> None:
         if held.release():
             self._note_end(held)
         else:
