@@ -266,6 +266,13 @@ def sleepers_of(pool: qg.WorkerPool) -> Sleepers:
     return pool._sleepers
 
 
+def locker_of(pool: qg.WorkerPool) -> connection:
+    """The connection on which the workers of *pool*, who share it, have their locks."""
+    (loop,) = pool._loops
+    assert loop.session is not None
+    return loop.session.conn
+
+
 def outage_of(pool: qg.WorkerPool) -> Outage:
     """Who of *pool* can't reach the database."""
     return pool._outage

@@ -110,7 +110,7 @@ class RowTaker:
             deleted: rows that are locked on the session.
             unlock: rows that are locked on the session. With *held* all that it is to let go of; otherwise it
                 lets go of everything, and looks of the last of these whether it was locked.
-            held: the rows that it is to go on holding; None if none.
+            held: the rows that it is to go on holding, or isn't to lock; None if none.
             along: statements for the transaction that deletes, and their parameters.
             anew: whether to walk from the very start, whatever that costs.
 

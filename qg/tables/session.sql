@@ -45,7 +45,7 @@ END
 $$;
 
 -- Let go of every lock that this session has, among them that of unlock_id unless that is null. Where `held`
--- isn't null, the session goes on holding these, and lets go of unlock_ids instead. Then
+-- isn't null, let go of unlock_ids alone, and lock none of `held`, since the session has these already. Then
 -- lock up to `wanted` due jobs, of any type or of only_types, in the order of priority, run_at and
 -- id. Returns a JSON array for each with the fields of the row, and a last one about the walk:
 -- whether unlock_id was locked, whether another job may be due, in how many seconds the next one is,

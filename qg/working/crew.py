@@ -260,7 +260,7 @@ class Crew:
                     deleted=deleted,
                     along=along,
                     unlock=[*deleted, *unlocked],
-                    held=[each.row for each in self._held_on(session)],
+                    held=[each.row for each in self._known()],
                 )
                 were_locked = taken is None or taken.unlocked
             else:
@@ -417,9 +417,11 @@ class Crew:
 
     def _held_on(self, session: Session) -> list[HeldTogether]:
         """Return the jobs whose locks *session* is to go on holding."""
+        return [each for each in self._known() if each.locker is session and not each.unlocked]
+
+    def _known(self) -> list[HeldTogether]:
+        """Return all jobs that aren't done with, whether their locks are lost or not."""
         with self._mutex:
             apart = (held for held, _ in self._apart)
             jobs = (*self._waiting, *self._running, *self._returned, *apart, *self._over)
-            return [
-                each for each in jobs if isinstance(each, HeldTogether) and each.locker is session and not each.unlocked
-            ]
+        return [each for each in jobs if isinstance(each, HeldTogether)]

@@ -33,6 +33,8 @@ class Transactions:
         self._out = 0
         # How many there may be at the moment: fewer where the source was seen to have no more to give.
         self._room = most
+        # How many have been given back so far.
+        self._returns = 0
         self._changed = threading.Condition()
 
     def lease(self) -> Session:
@@ -46,22 +48,29 @@ class Transactions:
         give_up_at = time.monotonic() + _PATIENCE_SECONDS
         self._enter(None)
         while True:
+            returns = self._returns
             try:
-                return self._engine.database.lease(even_if_closed=True)
-            except BaseException as error:
-                others = self._leave(source_is_empty=True)
-                if not (isinstance(error, Exception) and others and self._enter(give_up_at - time.monotonic())):
+                return self._ask()
+            except Exception:
+                if not (self._note_refused(returns) and self._enter(give_up_at - time.monotonic())):
                     raise
+            except BaseException:
+                self._leave()
+                raise
 
     def lease_at_once(self) -> Session | None:
         """Return a session as lease() does; None if others have as many as there may be, or the source has to give."""
         if self._engine.database.spare == 0 or not self._enter(0.0):
             return None
+        returns = self._returns
         try:
-            return self._engine.database.lease(even_if_closed=True)
-        except BaseException as error:
-            if self._leave(source_is_empty=True) and isinstance(error, Exception):
-                return None
+            return self._ask()
+        except Exception:
+            if not self._note_refused(returns):
+                raise
+            return None
+        except BaseException:
+            self._leave()
             raise
 
     def give_back(self, session: Session, *, has_failed: bool) -> None:
@@ -76,7 +85,7 @@ class Transactions:
         except psycopg2.Error:
             session.close_now()
         finally:
-            self._leave(source_is_empty=False)
+            self._leave()
 
     def _enter(self, seconds: float | None) -> bool:
         """Wait until there is room for one more, and count it; return False if there was none for so many seconds."""
@@ -85,14 +94,34 @@ class Transactions:
             self._out += entered
             return entered
 
-    def _leave(self, *, source_is_empty: bool) -> int:
-        """Count one less, and let the next one in; return how many are still out.
+    def _ask(self) -> Session:
+        session = self._engine.database.lease(even_if_closed=True)
+        with self._changed:
+            if self._out == self._room < self._most:
+                self._room += 1  # where one was to be had, there may be more
+                self._changed.notify()
+        return session
 
-        Where the source gave none, that one waits for the next that is given back. Otherwise two who get none would
-        wake each other in turn.
+    def _leave(self) -> None:
+        """Count one less, and let the next one ask the source."""
+        with self._changed:
+            self._out -= 1
+            self._returns += 1
+            self._room = self._most
+            self._changed.notify()
+
+    def _note_refused(self, returns: int) -> bool:
+        """Count one less, to whom the source gave none; return whether others have any that they may give back.
+
+        Until then nobody else asks. Otherwise two who get none would wake each other in turn.
+
+        Args:
+            returns: how many had been given back when the source was asked. If it is more by now, one may be there.
         """
         with self._changed:
             self._out -= 1
-            self._room = max(self._out, 1) if source_is_empty else self._most
+            others = self._out > 0 or returns != self._returns
+            if returns == self._returns:
+                self._room = max(self._out, 1)
             self._changed.notify()
-            return self._out
+            return others
