@@ -14,7 +14,7 @@ import qg
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 FUTURE = datetime(2999, 1, 1, tzinfo=timezone.utc)
 BATCH_SIZES = [1, 2, 5]
-WAYS = ["work_one", "work", "work plainly", "batches", "hands", "hands plainly"]
+WAYS = ["work_one", "work", "work plainly", "batches", "hands"]
 each_way = pytest.mark.parametrize("way", WAYS)
 from_4 = pytest.mark.skipif(VERSION == 3, reason="version 3 keeps no finished jobs")
 each_batch_size = pytest.mark.parametrize("batch_size", BATCH_SIZES)
