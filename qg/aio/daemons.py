@@ -6,7 +6,7 @@ import queue as queues
 import threading
 from collections.abc import Callable
 
-from qg.failures import Logger
+from qg.failures import Logger, printable
 
 __all__ = ["Daemons"]
 
@@ -56,7 +56,7 @@ class Daemons:
             try:
                 work()
             except BaseException:  # a fault of ours, or of a logger; this thread has other work to do
-                self._logger.exception("thread_failed name=%s: it goes on", self._name)
+                self._logger.exception("thread_failed name=%s: it goes on", printable(self._name))
             del work  # or it would keep the handler's variables while this thread sleeps
             with self._mutex:
                 if self._closed:

@@ -56,11 +56,11 @@ class BlockedLoop:
         if job is None and task is not None and hasattr(task, "get_context"):  # from Python 3.12 on
             job = task.get_context().get(job_here)
         if job is not None:
-            who = f"id={job.id} type={printable(job.type)}"
+            who = f"id={job.id} type={job.type}"
         else:
-            who = f"by={printable(getattr(task and task.get_coro(), '__qualname__', 'a callback'))}"
+            who = f"by={getattr(task and task.get_coro(), '__qualname__', 'a callback')}"
         self._logger.warning(
             "loop_blocked %s: it has held up the event loop for a second, and with it all coroutines of the pool; "
             "let what waits or computes run in asyncio.to_thread()",
-            who,
+            printable(who),
         )
