@@ -301,6 +301,7 @@ class Ready:
 
 
 @pytest.mark.parametrize("sets", ["handler", "coroutine"])
+@pytest.mark.parametrize("fails", [False, True])
 def test_when_a_coroutine_has_ended_the_loop_holds_nothing_of_its_context(
     dsn: str,
     database: Database,
@@ -308,6 +309,7 @@ def test_when_a_coroutine_has_ended_the_loop_holds_nothing_of_its_context(
     monkeypatch: pytest.MonkeyPatch,
     written: None,
     sets: str,
+    fails: bool,
 ) -> None:
     """The job's connection would be closed for it, as one that outlives its handler."""
     tx: ContextVar[Any] = ContextVar("tx")
@@ -330,6 +332,8 @@ def test_when_a_coroutine_has_ended_the_loop_holds_nothing_of_its_context(
             tx.set(job.tx)
         await asyncio.sleep(0)
         write(job)
+        if fails:
+            raise LookupError
 
     def in_a_context_of_its_own(job: qg.Job) -> None:
         if sets == "handler":
@@ -341,15 +345,19 @@ def test_when_a_coroutine_has_ended_the_loop_holds_nothing_of_its_context(
             begun.release()
         copy_context().run(in_a_context_of_its_own, job)
 
+    def all_are_over() -> bool:
+        return all(count for _, _, count, _ in database.jobs()) if fails else database.count() == 0
+
     monkeypatch.setattr("qg.working.event_loop.WakeUp", Lingering)
+    caplog.set_level("CRITICAL" if fails else "INFO", "qg")  # a record keeps its traceback
     with qg.Client(connect) as client:
         fill(database, 6)
         with pool_of(client, {"MyJob": handler}, 1):
             before = len(opened)
-            eventually(lambda: database.count() == 0)
+            eventually(all_are_over)
             assert len(opened) == before
             begun.release()
-    assert all_written(database) == list(range(1, 7))
+    assert all_written(database) == ([] if fails else list(range(1, 7)))
     assert events(caplog, "connection_kept") == []
 
 
@@ -616,11 +624,14 @@ def test_the_child_of_a_coroutine_runs_nothing_of_the_others(
     made: list[Any] = []
     statuses: list[int] = []
 
-    async def beside(job: qg.Job) -> None:
+    async def write_again_and_again() -> None:
         made.append(asyncio.Event())
         while not made[0].is_set():
             os.write(writer, os.getpid().to_bytes(8, "big"))
             await asyncio.sleep(0)
+
+    async def beside(job: qg.Job) -> None:
+        await asyncio.create_task(write_again_and_again())
 
     async def forking(job: qg.Job) -> None:
         await asyncio.sleep(0)
@@ -648,6 +659,25 @@ def test_the_child_of_a_coroutine_runs_nothing_of_the_others(
     assert set(written) == {os.getpid().to_bytes(8, "big")}
     assert statuses == [int(awaits)]
     assert ("can't await: the event loop is its parent's" in capfd.readouterr().err) is awaits
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_child_of_a_task_gets_no_further_than_its_handler(client: qg.Client, database: Database) -> None:
+    statuses: list[int] = []
+
+    async def fork() -> int:
+        return os.fork()
+
+    async def handler(job: qg.Job) -> None:
+        child = await asyncio.create_task(fork())
+        if child == 0:
+            os._exit(7)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        statuses.append(os.waitstatus_to_exitcode(status))
+
+    one_after_the_other(client, handler, 1)
+    assert statuses == [1]
+    assert database.jobs() == []
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
