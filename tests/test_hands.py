@@ -12,7 +12,19 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 from psycopg2.pool import ThreadedConnectionPool
-from support import ID, PATIENCE, Database, Network, UntilEmpty, eventually, needs, sleepers_of, take_plainly, threads
+from support import (
+    ID,
+    PATIENCE,
+    VERSION,
+    Database,
+    Network,
+    UntilEmpty,
+    eventually,
+    needs,
+    sleepers_of,
+    take_plainly,
+    threads,
+)
 from taking import FUTURE, PAST, all_written, do_nothing, events, execute, fail, fill, kinds, left, write
 
 import qg

@@ -260,7 +260,9 @@ class CoroutineHands:
         try:
             self._threads.begin(partial(context.run, self._work, held, work))
         except RuntimeError:  # there is no thread to be had
-            self._logger.exception("thread_failed name=qg-aio-worker: a job of type %s goes on waiting", held.type)
+            self._logger.exception(
+                "thread_failed name=qg-aio-worker: a job of type %s goes on waiting", printable(held.type)
+            )
             self._note_end(held)
 
     def _work(self, held: Held, work: Callable[[Runner], None]) -> None:
