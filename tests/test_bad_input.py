@@ -134,6 +134,27 @@ def test_a_count_out_of_bounds_is_refused(client: qg.Client, count: Any) -> None
         qg.WorkerPool(client, HANDLERS, count)
 
 
+@pytest.mark.parametrize("number", [0, -1, 5, 1.0, "2", True, False])
+def test_a_number_of_shared_connections_out_of_bounds_is_refused(client: qg.Client, number: Any) -> None:
+    with pytest.raises(qg.ErrInvalidOption, match=f"connections must be a number from 1 to count, 4, not {number!r}"):
+        qg.WorkerPool(client, HANDLERS, 4, connections=number)
+    with pytest.raises(qg.ErrInvalidOption, match=f"transactions must be a number from 1 to count, 4, not {number!r}"):
+        qg.WorkerPool(client, HANDLERS, 4, connections=1, transactions=number)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transactions": 2}, "transactions= says how many connections workers lease beside connections="),
+        ({"connections": 2, "batch_size": 2}, "batch_size has no meaning beside connections="),
+        ({"connections": 2, "batch_size": "2"}, "batch_size must be a number of jobs"),
+    ],
+)
+def test_options_that_dont_go_together_are_refused(client: qg.Client, options: Any, message: str) -> None:
+    with pytest.raises(qg.ErrInvalidOption, match=message):
+        qg.WorkerPool(client, HANDLERS, 4, **options)
+
+
 @pytest.mark.parametrize("work_map", [None, [("MyJob", print)], {"": print}, {5: print}, {"MyJob": None}])
 def test_a_work_map_that_is_none_is_refused(client: qg.Client, dsn: str, work_map: Any) -> None:
     with pytest.raises(qg.ErrInvalidOption):

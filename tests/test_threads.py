@@ -18,11 +18,14 @@ from qg.client import engine_of
 from qg.database.outage import Outage
 from qg.working.coroutine import HandlerCoroutine
 from qg.working.event_loop import HandlerLoop
+from qg.working.hands import Hands
 from qg.working.listener import Listener
+from qg.working.locker import Locker
 from qg.working.options import WorkOptions
 from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.threads import BackgroundThread, WakeUp, join_all
+from qg.working.transactions import Transactions
 from qg.working.watch import Watch
 from qg.working.work_loop import WorkLoop
 
@@ -70,6 +73,20 @@ def loop(client: qg.Client) -> Life:
     return Life(lambda: event_loop.run(HandlerCoroutine(nothing(), qg.Job("MyJob"))), event_loop.stop, event_loop.join)
 
 
+def locker(client: qg.Client) -> Life:
+    engine, options = engine_of(client), WorkOptions("", 3600.0)
+    hands = Hands(["qg-worker-1", "qg-worker-2"], "qg-settler", {}, LOGGER)
+    loop = Locker(engine, options, Outage(LOGGER), Sleepers(), None, hands, Transactions(engine, "", 2))
+    thread = BackgroundThread("qg-locker", loop.run, wake=loop.stop, logger=LOGGER)
+    all_threads = [thread, *hands.threads]
+
+    def start() -> None:
+        for each in all_threads:
+            each.start()
+
+    return Life(start, thread.stop, lambda timeout: join_all(all_threads, timeout))
+
+
 def jobs(client: qg.Client) -> Life:
     conductor = needs("qg.jobs.conductor").Conductor("qg-jobs", LOGGER, 5.0)
     return Life(lambda: conductor.carry_out("rest", lambda: 3600.0), conductor.stop, conductor.join)
@@ -89,7 +106,7 @@ def on_alarm() -> Iterator[Callable[[Any], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("kind", [worker, listener, batch, loop, jobs, memory], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [worker, locker, listener, batch, loop, jobs, memory], ids=lambda kind: kind.__name__)
 def test_a_thread_runs_as_a_daemon_until_it_is_stopped_by_a_signal_handler_too(
     client: qg.Client, on_alarm: Any, kind: Callable[[qg.Client], Life]
 ) -> None:
@@ -284,3 +301,14 @@ def test_a_thread_that_ran_for_long_is_called_again_soon(monkeypatch: pytest.Mon
     thread.start()
     assert thread.join(PATIENCE)
     assert failures == [1, 2, 3, 1, 2]
+
+
+def test_a_wake_up_ends_one_sleep_for_each_time_it_is_given_unless_it_is_forgotten() -> None:
+    wake_up = WakeUp()
+    wake_up.give()
+    wake_up.give()
+    assert [wake_up.wait(0) for _ in range(3)] == [True, True, False]
+    wake_up.give()
+    wake_up.give()
+    wake_up.forget()
+    assert not wake_up.wait(0)

@@ -114,6 +114,7 @@ class Locker(Loop):
             seconds = _LOOK_SECONDS
         if crew.told and crew.runs_several:
             time.sleep(_GATHER_SECONDS)
+        self._wake_up.forget()  # whatever it was for, this round sees to it
 
     def _search(self) -> Search:
         options = self._options

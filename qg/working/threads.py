@@ -36,6 +36,11 @@ class WakeUp:
             return False
         return True
 
+    def forget(self) -> None:
+        """Let what was given until now end no sleep."""
+        while self.wait(0):
+            pass
+
 
 class BackgroundThread:
     """A daemon thread that is started once, can be asked to stop from anywhere, and is joined with a timeout.
