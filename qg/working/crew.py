@@ -340,8 +340,9 @@ class Crew:
             apart = [each for each in self._returned if each in gone]
             returned = [each for each in self._returned if each in mine]
             over = [each for each in self._over if each in mine]
-            self._returned = [each for each in self._returned if each not in gone | mine]
-            self._over = [each for each in self._over if each not in gone | mine]
+            done = gone | mine
+            self._returned = [each for each in self._returned if each not in done]
+            self._over = [each for each in self._over if each not in done]
             if gives_back:
                 over += [each for each in self._waiting if isinstance(each, HeldTogether) and each.locker is session]
                 self._waiting = deque(each for each in self._waiting if each.locker is not session)
