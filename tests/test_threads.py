@@ -303,11 +303,11 @@ def test_a_thread_that_ran_for_long_is_called_again_soon(monkeypatch: pytest.Mon
     assert failures == [1, 2, 3, 1, 2]
 
 
-def test_a_wake_up_ends_one_sleep_for_each_time_it_is_given_unless_it_is_forgotten() -> None:
+def test_a_wake_up_ends_one_sleep_however_often_it_was_given_before_unless_it_is_forgotten() -> None:
     wake_up = WakeUp()
     wake_up.give()
     wake_up.give()
-    assert [wake_up.wait(0) for _ in range(3)] == [True, True, False]
+    assert [wake_up.wait(0) for _ in range(3)] == [True, False, False]
     wake_up.give()
     wake_up.give()
     wake_up.forget()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue as queues
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from qg.backoff import reconnect_pause
 from qg.failures import Logger, printable
@@ -17,29 +17,28 @@ __all__ = ["BackgroundThread", "WakeUp", "join_all"]
 class WakeUp:
     """Ends the sleep of one thread.
 
-    A signal handler may interrupt any thread anywhere, that which holds a lock included. A SimpleQueue
-    can be put to at any point; an Event, which takes a lock to be set, can't.
+    A signal handler may interrupt any thread anywhere, that which holds a lock included. A bare lock can be
+    released at any point; an Event, which takes a lock to be set, can't. Nor is a SimpleQueue any good: where its get()
+    wakes for something that is gone already, and the timeout is over by then, it waits for ever.
     """
 
     def __init__(self) -> None:
-        self._given: queues.SimpleQueue[None] = queues.SimpleQueue()
+        # Locked as long as nobody has given anything.
+        self._not_given = threading.Lock()
+        self._not_given.acquire()
 
     def give(self) -> None:
-        """End the sleep, or the next one if nobody sleeps; each call ends one. Safe in a signal handler."""
-        self._given.put(None)
+        """End the sleep, or the next one if nobody sleeps. Safe in a signal handler."""
+        with suppress(RuntimeError):  # it was given already
+            self._not_given.release()
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep until give() is called, unless it was already; return False after *seconds* without it."""
-        try:
-            self._given.get(timeout=seconds)
-        except queues.Empty:
-            return False
-        return True
+        return self._not_given.acquire(timeout=-1 if seconds is None else max(seconds, 0.0))
 
     def forget(self) -> None:
         """Let what was given until now end no sleep."""
-        while self.wait(0):
-            pass
+        self.wait(0)
 
 
 class BackgroundThread:
