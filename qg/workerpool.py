@@ -209,6 +209,8 @@ class WorkerPool(Configurable):
                 listener = Listener(self._engine, self.queue, self._count, self._sleepers, self.interval)
                 self._listener = listener
                 listener.start(sessions[0])
+            while len(sessions) > self._lockers:  # what is left when the listener has its own
+                sessions.pop().close_now()
             start = self._start_worker
             if self._most_transactions is not None:
                 transactions = Transactions(self._engine, self.queue, self._most_transactions)
@@ -312,9 +314,6 @@ class WorkerPool(Configurable):
                 self._engine.require_rights()
             while len(sessions) < self._needed and not self._stopped:
                 sessions.append(self._engine.database.lease())
-            while len(sessions) > self._lockers:
-                sessions[-1].close_now()
-                del sessions[-1]
         except Exception as error:
             unreachable = not sessions and isinstance(error, psycopg2.OperationalError)
             if unreachable or isinstance(error, QgError):
