@@ -505,7 +505,7 @@ async def test_a_failure_that_is_being_recorded_when_the_pool_is_cancelled_is_re
     with closing(database.connect()) as blocker:
         blocker.cursor().execute("LOCK TABLE que_jobs IN SHARE MODE")
         fails.set()
-        await eventually(lambda: any("set_error" in query or "UPDATE" in query for _, _, query in database.sessions()))
+        await eventually(lambda: any(database.is_waiting_for_a_lock(pid) for pid, _, _ in database.sessions()))
         running.cancel()
         await asyncio.sleep(SOON)
         assert not running.done()
