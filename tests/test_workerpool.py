@@ -338,7 +338,7 @@ def test_a_pool_starts_once_only(client: qg.Client, database: Database) -> None:
     pool.start()
     with pytest.raises(qg.ErrPoolState, match="started already"):
         pool.start()
-    assert len(database.sessions()) == 1 + LISTENS
+    eventually(lambda: len(database.sessions()) == 1 + LISTENS)
     pool.shutdown()
     with pytest.raises(qg.ErrPoolState, match="was shut down"):
         pool.start()
