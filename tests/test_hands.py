@@ -506,9 +506,10 @@ def test_shutdown_with_a_timeout_names_each_job_that_still_runs(
 def test_what_a_handler_returned_from_during_the_shutdown_is_deleted_though_others_still_run(
     client: qg.Client, database: Database, gate: Gate
 ) -> None:
-    ending = threading.Event()
+    begun, ending = threading.Semaphore(0), threading.Event()
 
     def soon(job: qg.Job) -> None:
+        begun.release()
         assert ending.wait(PATIENCE)
 
     fill(database, 1, "Slow")
@@ -516,7 +517,7 @@ def test_what_a_handler_returned_from_during_the_shutdown_is_deleted_though_othe
     pool = hands(client, {"Slow": gate, "Soon": soon}, 3)
     pool.start()
     gate.wait_for(1)
-    eventually(lambda: len(database.locks()) == 3)
+    assert all(begun.acquire(timeout=PATIENCE) for _ in range(2))
     assert pool.shutdown(timeout=0) is False
     ending.set()
     eventually(lambda: (left(database), database.locks()) == ([1], [1]))
