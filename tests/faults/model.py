@@ -74,10 +74,13 @@ _Deed = tuple[str, World, Worker]
 class Protocol:
     """The protocol among so many workers and jobs, with so many faults of these kinds, *without* some of its rules.
 
-    With *in_tx*, a handler may delete its job in a transaction of its own, on a session of its own.
+    With *in_tx*, a handler may delete its job in a transaction of its own, on a session of its own. If *shared*, the
+    lock of a job and its transaction are on two sessions, each of which may be lost without the other: SharedLock. Here
+    they are one, of which a part is lost.
     """
 
     in_tx: bool = False
+    shared: bool = False
     workers: int = 2
     jobs: int = 1
     batch_size: int = 1
@@ -151,7 +154,7 @@ class Protocol:
         job = me.running.job
         returned = me._replace(running=None, returned=(*me.returned, me.running)).hand_out()
         yield f"has run job {job + 1}, without a transaction", world, returned
-        if me.returned or me.waiting:
+        if (me.returned or me.waiting) and not self.shared:
             text = f"breaks up its batch while it runs job {job + 1}"
             yield text, world, me._replace(waiting=(), phase=Phase.DELETE if me.returned else Phase.UNLOCK)
         elif me.session is None:
@@ -232,7 +235,10 @@ class Protocol:
         """Batch._exchange, Batch._break_up: all returned rows, by their keys; or, Batch._delete_each, one by its id."""
         by_id = Rule.DELETE_BY_ID not in self.without
         first = me.returned[0]
-        if me.session is None:
+        if self.shared and (me.is_unlocked or me.session is None):
+            lost = me._replace(phase=Phase.LOCK_ANEW, returned=(), anew=me.returned, deletes_anew=True)
+            yield "finds the session with the locks gone", world, lost
+        elif me.session is None:
             lost = me._replace(phase=Phase.LOCK_ANEW, returned=(), anew=me.returned)
             yield "finds its session gone", world.fail(*me.returned), lost
         elif any(world.is_changing(each.job) for each in me.returned):
@@ -256,7 +262,7 @@ class Protocol:
         job = locked.job
         if me.session is None and me.anew:
             yield "can't record the failure", world, me.end_anew()
-        elif me.session is None:
+        elif me.session is None or (me.is_unlocked and not me.anew):
             uncounted = me.phase is Phase.RESCHEDULE
             becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(locked,), uncounted=uncounted)
             yield "gives its session up", world, becomes
@@ -308,29 +314,34 @@ class Protocol:
         if me.anew:
             yield "unlocks", world, me.end_anew()
         elif me.running is None:
-            yield "unlocks", world, me._replace(session=Session()).hand_out()
+            yield "unlocks", world, me._replace(session=Session(), is_unlocked=False).hand_out()
         else:
             locks = () if me.session is None else tuple(job for job in me.session.locks if job == me.running.job)
             session = me.session and me.session._replace(locks=locks)
             yield "unlocks all others", world, me._replace(phase=Phase.RUN, session=session)
 
     def lock_anew(self, world: World, me: Worker) -> Iterator[_Deed]:
-        """LockedRow.lock_anew, RowLock.anew."""
+        """LockedRow.lock_anew, RowLock.anew, SharedLock.anew."""
         job = me.anew[0].job
-        if Rule.LOCK_ANEW in self.without:
+        if self.shared and me.session is not None and job in me.session.locks:
+            yield f"has the lock of job {job + 1} still", world, me._replace(phase=Phase.CHECK_ANEW)
+        elif Rule.LOCK_ANEW in self.without:
             yield "takes a new session", world, me._replace(phase=Phase.CHECK_ANEW, session=Session())
         elif world.is_locked(job):
             yield f"doesn't get the lock of job {job + 1} again, and records nothing", world, me.end_anew()
         else:
             session = Session(locks=(job,))
             text = f"locks job {job + 1} anew on a new session"
-            yield text, world, me._replace(phase=Phase.CHECK_ANEW, session=session)
+            yield text, world, me._replace(phase=Phase.CHECK_ANEW, session=session, is_unlocked=False)
 
     def check_anew(self, world: World, me: Worker) -> Iterator[_Deed]:
         """LockedRow.lock_anew: check_job with the key that it was locked with."""
         job = me.anew[0].job
         if me.session is None:
             yield "can't record the failure", world, me.end_anew()
+        elif me.deletes_anew and world.has(me.anew[0]):
+            becomes = me._replace(phase=Phase.DELETE, returned=me.anew[:1])
+            yield f"may delete job {job + 1}", world, becomes
         elif Rule.CHECK_ANEW in self.without or world.has(me.anew[0]):
             phase = Phase.RESCHEDULE if me.uncounted else Phase.RECORD
             yield f"may record what became of job {job + 1}", world, me._replace(phase=phase)
@@ -365,7 +376,11 @@ class Protocol:
     def _faults_of(self, world: World, me: Worker) -> Iterator[tuple[Fault, int, World, Worker]]:
         session = me.session
         left = session and session._replace(committing=me.phase is Phase.COMMIT)
-        yield Fault.CRASH, 0, world.haunt(left).leave_open(me.own), Worker()
+        if self.shared and session is not None:  # each of the two sessions ends in its own time
+            apart = world.haunt(Session(session.locks)).haunt(left and left._replace(locks=())).lose(*session.locks)
+            yield Fault.CRASH, 0, apart, Worker()
+        else:
+            yield Fault.CRASH, 0, world.haunt(left).leave_open(me.own), Worker()
         if me.running and me.phase is Phase.IN_TX:
             failed, returned = world.fail(me.running), me._replace(phase=Phase.LOOK_IN_TX, own=None)
             yield Fault.FAILURE, 0, failed, me._replace(phase=Phase.RECORD, own=None)  # it raises
@@ -381,25 +396,52 @@ class Protocol:
             return
         for job in session.locks:
             yield Fault.LOCK_LOST, job + 1, world.lose(job), me._replace(session=session.without(job))
-        if me.phase is Phase.COMMIT:
+        if self.shared and me.running:
+            yield from self._faults_of_two(world, me, session)
+        elif me.phase is Phase.COMMIT:
             yield self._in_doubt(world.haunt(left), me, session)
         else:
             yield Fault.CUT, 0, world.haunt(left).lose(*session.locks), me._replace(session=None)
 
+    def _faults_of_two(self, world: World, me: Worker, session: Session) -> Iterator[tuple[Fault, int, World, Worker]]:
+        """While a job runs, the session that has its lock is lost, or the one that has its transaction."""
+        assert me.running is not None
+        locks, tx = Session(session.locks), Session(tx=session.tx, committing=me.phase is Phase.COMMIT)
+        if not me.is_unlocked:
+            unlocked = me._replace(session=session._replace(locks=()), is_unlocked=True)
+            yield Fault.CUT, 0, world.haunt(locks).lose(*session.locks), unlocked
+        if me.phase is Phase.COMMIT:
+            last = session.tx[-1].kind
+            becomes = me._replace(
+                phase=Phase.LOCK_ANEW,
+                running=None,
+                anew=(me.running,),
+                uncounted=last == "rescheduled",
+                session=None if me.is_unlocked else locks,
+            )
+            after = world.haunt(tx)
+            yield Fault.IN_DOUBT, 0, after.fail(me.running) if last == "deleted" else after, becomes
+        elif session.tx:
+            failed = world.haunt(tx).fail(me.running) if me.phase is Phase.SETTLE else world.haunt(tx)
+            yield Fault.CUT, 0, failed, me._replace(phase=Phase.RECORD, session=locks)
+
     def _in_doubt(self, world: World, me: Worker, session: Session) -> tuple[Fault, int, World, Worker]:
-        """Attempt.fail, Batch._delete_each: what can't be known is an error, recorded only if nothing was committed."""
+        """Attempt.fail, Batch._delete_each: what can't be known is an error, recorded only if nothing was committed.
+
+        HeldTogether.delete_apart: of a deletion on the session that has the locks it is looked whether it was.
+        """
         changed = [change.job for change in session.tx]
         world = world.lose(*(job for job in session.locks if job not in changed))
         me = me._replace(session=None)
         if me.anew:
-            return Fault.IN_DOUBT, 0, world, me.end_anew()
+            return Fault.IN_DOUBT, 0, world, me._replace(returned=()).end_anew()
         if me.running and me.running.job in changed:
             last = session.tx[-1].kind
             uncounted = last == "rescheduled"
             becomes = me._replace(phase=Phase.LOCK_ANEW, running=None, anew=(me.running,), uncounted=uncounted)
             return Fault.IN_DOUBT, 0, world.fail(me.running) if last == "deleted" else world, becomes
-        becomes = me._replace(phase=Phase.LOCK_ANEW, returned=(), anew=me.returned)
-        return Fault.IN_DOUBT, 0, world.fail(*me.returned), becomes
+        becomes = me._replace(phase=Phase.LOCK_ANEW, returned=(), anew=me.returned, deletes_anew=self.shared)
+        return Fault.IN_DOUBT, 0, world if self.shared else world.fail(*me.returned), becomes
 
 
 _DEEDS: dict[Phase, Callable[[Protocol, World, Worker], Iterator[_Deed]]] = {

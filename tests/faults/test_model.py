@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from model import Fault, Protocol, Rule
 from promises import Promise, explore
@@ -21,6 +23,10 @@ WORLDS = {
     "two workers whose handlers may have transactions of their own, two faults": (
         Protocol(in_tx=True, faults=2),
         16_595,
+    ),
+    "two workers whose locks and transactions are on two sessions, two faults": (
+        Protocol(shared=True, faults=2),
+        11_499,
     ),
 }
 
@@ -42,6 +48,11 @@ SAID_OF_BATCHES = {
 }
 
 
+SAID_OF_SHARED = {
+    "Worker 1 finds the session with the locks gone.",
+    "Worker 1 may delete job 1.",
+    "Worker 1 has the lock of job 1 still.",
+}
 SAID_OF_TX = {
     "Worker 1 finds job 1 settled by its handler's transaction.",
     "Worker 1 finds its handler's transaction rolled back.",
@@ -59,6 +70,7 @@ def test_no_promise_is_broken_whatever_happens_in_whatever_order(protocol: Proto
     assert seen.said >= ALWAYS_SAID
     assert protocol.batch_size == 1 or seen.said >= SAID_OF_BATCHES
     assert not protocol.in_tx or seen.said >= SAID_OF_TX
+    assert not protocol.shared or seen.said >= SAID_OF_SHARED
     assert (seen.states, seen.ends > 0) == (states, True)
 
 
@@ -103,6 +115,12 @@ def test_without_a_rule_a_promise_is_broken(rules: set[Rule], faults: list[Fault
 @pytest.mark.parametrize(("rules", "faults", "promise"), BREAKING, ids=[named(*each) for each in BREAKING])
 def test_with_all_rules_the_same_faults_break_nothing(rules: set[Rule], faults: list[Fault], promise: Promise) -> None:
     assert not explore(breaking(rules, faults)).broken
+
+
+def test_where_a_lock_is_lost_without_its_transaction_the_fence_keeps_effects_single() -> None:
+    protocol = Protocol(shared=True, faults=1, kinds=(Fault.CUT,))
+    assert not explore(protocol).broken
+    assert explore(replace(protocol, without=frozenset({Rule.FENCE})), [Promise.ONCE]).broken is Promise.ONCE
 
 
 def test_no_rule_is_there_for_nothing() -> None:

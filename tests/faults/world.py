@@ -88,16 +88,18 @@ class Worker(NamedTuple):
     returned: tuple[Locked, ...] = ()
     anew: tuple[Locked, ...] = ()  # whose failure is to be recorded on another session
     uncounted: bool = False  # whether that was a migration, and no failure
+    deletes_anew: bool = False  # whether it is a deletion that is to be done there
+    is_unlocked: bool = False  # whether the session with the locks, another one than that with the transaction, is gone
     own: Session | None = None  # of the handler that runs
     is_left_open: bool = False  # whether the handler may have left its own transaction open
 
     @property
-    def jobs(self) -> list[int]:
+    def jobs(self) -> set[int]:
         """The jobs whose attempts haven't come to their end."""
-        mine = [] if self.running is None else [self.running.job]
-        mine += [each.job for each in self.returned]
+        mine = set() if self.running is None else {self.running.job}
+        mine |= {each.job for each in self.returned}
         if self.anew and self.phase not in (Phase.LOCK_ANEW, Phase.UNLOCK):
-            mine.append(self.anew[0].job)
+            mine.add(self.anew[0].job)
         return mine
 
     def hand_out(self) -> Worker:
@@ -108,9 +110,12 @@ class Worker(NamedTuple):
 
     def end_anew(self) -> Worker:
         """Go on after what could be recorded anew was recorded; the session for that is given back."""
-        me = self._replace(anew=self.anew[1:], session=None if self.running else Session(), uncounted=False)
+        me = self._replace(
+            anew=self.anew[1:], session=None if self.running else Session(), uncounted=False, is_unlocked=False
+        )
         if me.anew:
             return me._replace(phase=Phase.LOCK_ANEW)
+        me = me._replace(deletes_anew=False)
         return me._replace(phase=Phase.RUN) if me.running else me.hand_out()
 
 
