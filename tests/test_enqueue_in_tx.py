@@ -167,10 +167,12 @@ def test_a_transaction_in_another_database_is_refused_by_its_name(client: qg.Cli
             client.enqueue_in_tx(qg.Job("MyJob"), conn)
         with pytest.raises(qg.ErrUnusable, match="one of sqlite3, to which qg can't speak"):
             client.enqueue_in_tx(qg.Job("MyJob"), conn.cursor())
-    with needs("sqlalchemy").create_engine("sqlite://").connect() as tx:
+    engine = needs("sqlalchemy").create_engine("sqlite://")
+    with engine.connect() as tx:
         for each in (tx, DatabaseWrapper({"NAME": ":memory:"})):
             with pytest.raises(qg.ErrUnusable, match="in sqlite; the jobs are in PostgreSQL, so give a transaction"):
                 client.enqueue_in_tx(qg.Job("MyJob"), each)
+    engine.dispose()
 
 
 def test_a_job_is_checked_before_the_transaction_is_touched(client: qg.Client) -> None:
