@@ -128,6 +128,28 @@ def leaves_nothing_behind(observer: Database) -> Iterator[None]:
     eventually(lambda: not left(), lambda: f"the end of all threads; left: {left()}")
 
 
+# "each": a pool's workers share as many connections as there are workers; "one": they share one; otherwise none.
+SHARING = os.environ.get("QG_TEST_CONNECTIONS", "")
+
+
+@pytest.fixture(autouse=True)
+def shared_connections(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workers of each pool share connections as QG_TEST_CONNECTIONS says, unless the test says how."""
+    if not SHARING:
+        return
+    for name in ("own_sessions", "as_many_sessions")[: 1 if SHARING == "each" else 2]:
+        if (marker := request.node.get_closest_marker(name)) is not None:
+            pytest.skip(marker.kwargs["reason"])
+    init = qg.WorkerPool.__init__
+
+    def share(pool: qg.WorkerPool, client: qg.Client, work_map: qg.WorkMap, count: int, **options: Any) -> None:
+        if type(count) is int and count > 0 and options.get("batch_size", 1) == 1:
+            options.setdefault("connections", {"each": count, "one": 1}[SHARING])
+        init(pool, client, work_map, count, **options)
+
+    monkeypatch.setattr(qg.WorkerPool, "__init__", share)
+
+
 @pytest.fixture
 def database(observer: Database, leaves_nothing_behind: None, monkeypatch: pytest.MonkeyPatch) -> Database:
     """The test's database, with an empty que_jobs table."""

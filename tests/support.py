@@ -94,6 +94,10 @@ def on_versions(*wanted: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("version", [each for each in wanted if each in VERSIONS])
 
 
+# A test that sees how many workers there are by the number of their sessions.
+as_many_sessions = pytest.mark.as_many_sessions(reason="it sees the workers by their sessions")
+
+
 def eventually(
     condition: Callable[[], Any], what: str | Callable[[], str] = "the condition", timeout: float = PATIENCE
 ) -> Any:

@@ -213,6 +213,7 @@ def test_a_row_that_the_handler_only_hid_is_still_there_and_the_job_has_failed(
 # Locks that are lost
 
 
+@pytest.mark.own_sessions(reason="a handler can't give up a lock that is on another session")
 def test_handlers_that_give_their_locks_up_have_one_effect_between_them(
     client: qg.Client, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

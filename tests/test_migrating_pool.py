@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from moving import PAIRS, Held, Place, Writer, said, settings
-from support import PATIENCE, Network, eventually, listener_of, sleepers_of, table_of
+from support import PATIENCE, Network, as_many_sessions, eventually, listener_of, sleepers_of, table_of
 
 import qg
 from qg import jobs
@@ -161,6 +161,7 @@ def test_a_pool_begins_to_listen_when_the_table_begins_to_notify(
     assert said(caplog, "not_listening", "listening_interrupted") == []
 
 
+@as_many_sessions
 def test_a_pool_stops_listening_when_the_table_stops_notifying(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.migrate(7)
     write = Writer(place, in_tx=False)
@@ -278,6 +279,7 @@ def test_what_a_handler_enqueued_in_such_a_transaction_is_there_once(place: Plac
 # The table goes away
 
 
+@as_many_sessions
 @pytest.mark.parametrize("way", [(3, 3), (7, 7), (3, 7), (7, 3)], ids=settings)
 def test_a_pool_waits_while_there_is_no_table_and_goes_on_with_a_new_one(
     place: Place, caplog: pytest.LogCaptureFixture, way: tuple[int, int]

@@ -6,7 +6,7 @@ import logging
 import threading
 
 import pytest
-from support import VERSION, Database, Network, eventually, outage_of, sleepers_of
+from support import VERSION, Database, Network, as_many_sessions, eventually, outage_of, sleepers_of
 
 import qg
 from qg.cli.server import temporary_server
@@ -38,6 +38,7 @@ def test_a_pool_waits_for_the_database_and_goes_on_when_it_is_back(
         assert len(messages(caplog, "outage_over")) == 1
 
 
+@as_many_sessions
 def test_each_outage_is_logged_anew(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {}, 2, interval=0.02) as pool:
@@ -134,6 +135,7 @@ def test_a_pool_survives_a_restart_of_the_server(leaves_nothing_behind: None) ->
             eventually(lambda: len(worked) == 2)
 
 
+@pytest.mark.own_sessions(reason="it is of Batch")
 def test_err_again_is_no_outage_and_no_end(
     dsn: str, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from pgbouncer import pgbouncer
-from support import VERSION, Database, Network, eventually, lease, listener_of, sleepers_of
+from support import VERSION, Database, Network, as_many_sessions, eventually, lease, listener_of, sleepers_of
 
 import qg
 
@@ -142,6 +142,7 @@ def test_behind_a_pooler_that_pools_sessions_jobs_are_worked(
     assert [record.message for record in caplog.records] == []
 
 
+@as_many_sessions
 def test_a_pooler_that_only_shows_under_way_ends_all_workers(
     pooled: str, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

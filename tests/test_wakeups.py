@@ -19,6 +19,7 @@ from support import (
     VERSION,
     Database,
     Network,
+    as_many_sessions,
     eventually,
     lease,
     needs,
@@ -183,6 +184,7 @@ def test_a_new_table_can_have_them_from_the_start(make_database) -> None:
 # A pool that listens
 
 
+@as_many_sessions
 def test_a_job_starts_without_waiting_for_the_interval_whoever_enqueued_it(
     client: qg.Client, notifying: Database
 ) -> None:
@@ -195,6 +197,7 @@ def test_a_job_starts_without_waiting_for_the_interval_whoever_enqueued_it(
         eventually(lambda: len(work.ids) == 21)
 
 
+@as_many_sessions
 def test_other_queues_wake_nobody(network: Network, notifying: Database) -> None:
     work = Worked()
     with (
@@ -209,6 +212,7 @@ def test_other_queues_wake_nobody(network: Network, notifying: Database) -> None
         assert takes(network) - before <= 3
 
 
+@as_many_sessions
 def test_only_as_many_workers_wake_as_there_may_be_jobs(network: Network, notifying: Database) -> None:
     work = Worked()
     with qg.Client(network.dsn) as client, qg.WorkerPool(client, {"MyJob": work}, 8, interval=NEVER) as pool:
@@ -220,6 +224,7 @@ def test_only_as_many_workers_wake_as_there_may_be_jobs(network: Network, notify
         assert takes(network) == before + 2  # the one that takes it, and the one that finishes it and finds no other
 
 
+@as_many_sessions
 def test_a_worker_that_finds_a_job_wakes_another_one_if_there_are_more(client: qg.Client, database: Database) -> None:
     """Without notifications too: one poll is enough for a whole pool."""
     together = threading.Barrier(4, timeout=10)
@@ -286,6 +291,7 @@ def test_a_notification_that_comes_while_a_worker_looks_isnt_lost() -> None:
     sleepers.sleep(WakeUp(), NEVER, None, calls)  # returns at once
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 def test_a_listening_pool_gives_all_its_connections_back(notifying: Database) -> None:
     source = psycopg2.pool.ThreadedConnectionPool(0, 3, notifying.dsn)
     with qg.Client(source) as client, qg.WorkerPool(client, {}, 2, interval=NEVER):
@@ -302,6 +308,7 @@ def test_a_listening_pool_gives_all_its_connections_back(notifying: Database) ->
     source.closeall()
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 @pytest.mark.parametrize(
     ("make", "close", "cause"),
     [
@@ -329,6 +336,7 @@ def test_a_source_without_a_connection_to_listen_on_is_polled_and_that_is_said(
     assert cause in line
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 def test_where_the_table_doesnt_notify_a_pool_needs_no_connection_more(client: qg.Client, silent: Database) -> None:
     with qg.WorkerPool(client, {}, 2, interval=NEVER):
         eventually(lambda: idle(silent, 2))
@@ -432,6 +440,7 @@ def test_a_scheduled_job_starts_when_it_falls_due(client: qg.Client, database: D
     assert started[0] >= due.timestamp() - 0.05  # the two clocks are those of one machine
 
 
+@as_many_sessions
 @pytest.mark.skipif(VERSION > 3, reason="from version 4 on the table tells nobody of jobs that aren't due")
 def test_a_job_that_is_scheduled_while_all_sleep_starts_when_it_falls_due(
     client: qg.Client, notifying: Database

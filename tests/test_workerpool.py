@@ -19,7 +19,7 @@ from typing import Any
 import psycopg2.pool
 import pytest
 from psycopg2.extensions import parse_dsn
-from support import PATIENCE, VERSION, Database, Network, eventually, needs, threads
+from support import PATIENCE, VERSION, Database, Network, as_many_sessions, eventually, needs, threads
 
 import qg
 from qg.client import engine_of
@@ -66,6 +66,7 @@ def test_a_pool_works_every_job_once(client: qg.Client, database: Database) -> N
     assert Counter(worked) == Counter(job.id for job in jobs)
 
 
+@as_many_sessions
 def test_workers_run_side_by_side_each_on_one_connection(client: qg.Client, database: Database) -> None:
     gate = Gate()
     client.enqueue_batch(qg.Job("MyJob") for _ in range(4))
@@ -126,6 +127,7 @@ def test_a_script_that_just_ends_ends(client: qg.Client) -> None:
         assert [thread.daemon for thread in threads("worker")] == [True, True]
 
 
+@as_many_sessions
 def test_ctrl_c_during_the_start_is_ctrl_c(dsn: str, database: Database) -> None:
     def interrupt() -> None:
         if len(database.sessions()) == 2:
@@ -155,6 +157,7 @@ def test_a_pool_works_the_queue_that_the_environment_names(
 # Connections
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 def test_a_pool_as_large_as_the_workers_is_enough(dsn: str, database: Database) -> None:
     pool = psycopg2.pool.ThreadedConnectionPool(0, 3, dsn)
     with qg.Client(pool) as client:
@@ -164,6 +167,7 @@ def test_a_pool_as_large_as_the_workers_is_enough(dsn: str, database: Database) 
     pool.closeall()
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 def test_a_psycopg2_pool_too_small_is_an_error_at_the_start(dsn: str, database: Database) -> None:
     pool = psycopg2.pool.ThreadedConnectionPool(0, 3, dsn)
     with qg.Client(pool) as client:
@@ -181,6 +185,7 @@ def test_a_psycopg2_pool_too_small_is_an_error_at_the_start(dsn: str, database: 
     pool.closeall()
 
 
+@as_many_sessions
 def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: str) -> None:
     engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=1, max_overflow=1, pool_timeout=3600
@@ -193,6 +198,7 @@ def test_an_engine_too_small_is_an_error_at_once_and_not_after_its_timeout(dsn: 
     engine.dispose()
 
 
+@pytest.mark.own_sessions(reason="one connection more is needed")
 def test_an_engine_has_what_nobody_else_has_checked_out(dsn: str, database: Database) -> None:
     engine = needs("sqlalchemy").create_engine(
         "postgresql+psycopg2://", connect_args=parse_dsn(dsn), pool_size=2, max_overflow=1, pool_timeout=3600
