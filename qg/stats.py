@@ -48,8 +48,9 @@ class JobState:
         host: where that is: a host's name or, where no more is known, its address; None for one that
             came through a local socket.
         since: since when the session has done nothing else, or been in this transaction, an aware
-            datetime; None for a locker of Ruby's, whose one session serves all of its workers, and
-            where the database doesn't show us the sessions of others.
+            datetime: where workers share connections, since one of them has last begun or ended a job.
+            None for a locker of Ruby's, whose one session serves all of its workers and asks for jobs
+            all the time, and where the database doesn't show us the sessions of others.
     """
 
     id: int

@@ -177,11 +177,28 @@ def test_of_many_that_are_deleted_together_one_that_was_edited_and_one_that_is_g
         database.query(f"DELETE FROM que_jobs WHERE {ID} = 2")
         database.query(f"UPDATE que_jobs SET priority = 7 WHERE {ID} = 4")
         crew.exchange()
-        assert crew.settle_apart() == 5
-        assert ids(database) == []
+        assert (crew.settle_apart(), ids(database)) == (2, [1, 3, 5])
+        assert crew.crew.told
         crew.exchange()
-        assert database.locks() == []
+        assert (ids(database), database.locks()) == ([], [])
     assert events(caplog, "job_") == ["job_gone id=2", "job_edited id=4"]
+
+
+def test_what_is_deleted_together_with_a_row_that_somebody_has_locked_is_deleted_without_it(
+    client: qg.Client, database: Database
+) -> None:
+    fill(database, 5)
+    with closing(database.connect()) as person, by_hand(client, {"MyJob": do_nothing}, 5) as crew:
+        crew.exchange()
+        for _ in range(5):
+            crew.run()
+        person.cursor().execute(f"SELECT FROM que_jobs WHERE {ID} = 2 FOR UPDATE")
+        crew.exchange()
+        crew.exchange()
+        assert (ids(database), database.locks()) == ([2], [2])
+        person.rollback()
+        assert crew.settle_apart() == 1
+        assert ids(database) == []
 
 
 def test_a_trigger_that_refuses_a_deletion_makes_that_an_error_of_this_job_alone(

@@ -297,9 +297,9 @@ def test_a_row_that_somebody_has_locked_holds_up_nothing(client: qg.Client, data
     handlers = {"MyJob": do_nothing, "Locked": gate}
     fill(database, 1, "Locked")
     with (
+        hands(client, handlers, 3, listen=False) as pool,
         closing(database.connect()) as holder,
         holder.cursor() as cur,
-        hands(client, handlers, 3, listen=False) as pool,
     ):
         gate.wait_for(1)
         cur.execute(f"SELECT FROM que_jobs WHERE {ID} = 1 FOR UPDATE")

@@ -174,6 +174,14 @@ class RowTaker:
             self.note_released(row)
         return bool(unlocked == len(ids))
 
+    def free(self, session: Session, table: Table, rows: Sequence[Row]) -> set[int]:
+        """Return the ids of those of *rows* that are there as they were, and whose row nobody has locked. One message.
+
+        Raises:
+            psycopg2.Error: if it fails.
+        """
+        return {number for (number,) in session.run(table.free_jobs, delete_params(rows))}
+
     def note_released(self, row: Row) -> None:
         """Note that *row* is free again and still to be done."""
         with self._mutex:

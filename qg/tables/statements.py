@@ -107,6 +107,7 @@ FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}
         "destroy_job_in_tx": settling_in_tx(f"DELETE FROM {layout.que_jobs}", layout),
         "destroy_job_by_id_in_tx": settling_by_id_in_tx(f"DELETE FROM {layout.que_jobs}", layout),
         "job_exists": Statement(f"SELECT true FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}"),
+        "free_jobs": _free_jobs(layout),
         "settlement": _settlement(layout),
         "set_error": Statement(
             name=f"que_set_error{suffix}",
@@ -222,6 +223,22 @@ def _has_unsettled_key(layout: Layout) -> str:
 
 def _has_id_to_settle(layout: Layout) -> str:
     return f"{layout.has_id(1)} AND ({layout.unsettled} OR $2::boolean)"
+
+
+def _free_jobs(layout: Layout) -> Statement:
+    return Statement(
+        f"""
+SELECT key.id
+FROM (SELECT $1::text AS queue) AS given,
+     unnest($2::smallint[], $3::timestamptz[], $4::bigint[]) AS key (priority, run_at, id),
+     LATERAL (
+         SELECT FROM {layout.que_jobs}
+         WHERE {layout.unsettled}
+           AND queue = given.queue AND priority = key.priority AND run_at = key.run_at AND {layout.id} = key.id
+         FOR UPDATE SKIP LOCKED
+     ) AS found
+"""
+    )
 
 
 _COUNT = "pg_catalog.json_build_array(pg_catalog.count(*), pg_catalog.txid_current())::text"

@@ -292,6 +292,9 @@ class Table:
     finish_job_by_id_in_tx: Statement | None
     # (id) -> one row if the job is there and still to be done.
     job_exists: Statement
+    # (delete_params) -> the ids of those that are there under their key, still to be done, and whose
+    # row nobody has locked. Waits for nobody.
+    free_jobs: Statement
     # (id, transaction) -> an answer(), in JSON: what became of a job that was settled in that transaction. "here": we
     # are in it, and the job is settled; "open": others are; "committed", and the job is settled; "undone": the job is
     # still to be done; "gone": the transaction was rolled back, and somebody else has settled the job.

@@ -267,9 +267,14 @@ class Crew:
                 nothing = not (deleted or unlocked)
                 were_locked = nothing or self._engine.rows.release(session, table, deleted, unlocked, along)
         except Exception as error:
-            self._set_apart(returned, error)
-            if not (returned and self._concerns_deletions(error, session, table)):
+            concerns_deletions = bool(returned) and self._concerns_deletions(error, session, table)
+            again = self._unhindered(returned, error, session, table) if concerns_deletions else []
+            self._set_apart([each for each in returned if each not in again], error)
+            if not concerns_deletions:
                 raise
+            with self._mutex:
+                self._returned.extend(again)
+                self._told = True
             self.unlock_others(session)
             self._note_released(over)
             return None
@@ -402,10 +407,26 @@ class Crew:
         """Let the next message unlock these."""
         with self._mutex:
             self._over.extend(over)
+            self._told = True
 
     def _concerns_deletions(self, error: Exception, session: Session, table: Table) -> bool:
         """Whether *error* came of deleting these jobs, as far as can be told, so that the next message may succeed."""
         return isinstance(error, psycopg2.Error) and session.idle and not self._is_migrated(error, session, table)
+
+    def _unhindered(
+        self, returned: Sequence[HeldTogether], error: Exception, session: Session, table: Table
+    ) -> list[HeldTogether]:
+        """Return those that may be deleted together after all, where *error* says that others are gone or locked."""
+        if not isinstance(error, (psycopg2.errors.NoDataFound, psycopg2.errors.LockNotAvailable)):
+            return []
+        try:
+            free = self._engine.rows.free(session, table, [each.row for each in returned])
+        except psycopg2.Error:  # then each of them is looked at by itself
+            return []
+        again = [each for each in returned if each.row.id in free and not each.tried]
+        for each in again:
+            each.tried = True
+        return again
 
     def _is_migrated(self, error: psycopg2.Error, session: Session, table: Table) -> bool:
         try:

@@ -125,10 +125,12 @@ class HeldTogether:
     Attributes:
         returned: whether all that is left to do is to delete the row.
         seconds: how long the handler ran.
+        tried: whether it was tried in vain to delete the row together with others.
     """
 
     def __init__(self, row: Row, locker: Session, engine: Engine, transactions: Transactions) -> None:
         self.recorded = True
+        self.tried = False
         self.row = row
         self.returned = False
         self.seconds = 0.0
@@ -211,6 +213,7 @@ class HeldTogether:
             job.done()
         finally:
             attempt.mutex.release()
+        self._job = None  # it is as if nobody had begun with it
         return True
 
     def conclude(self, runner: Runner, failure: BaseException | None, seconds: float) -> None:
