@@ -134,6 +134,27 @@ def test_the_locker_is_told_once_before_each_message(client: qg.Client, database
         assert ids(database) == []
 
 
+def test_what_ends_while_a_message_is_under_way_is_told_when_that_is_back(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before, or a second message would settle what little had ended by then."""
+    fill(database, 2)
+    with by_hand(client, {"MyJob": do_nothing}, 3) as crew:
+        crew.exchange()
+        held = crew.begin()
+        take, told = crew.engine.rows.take, []
+
+        def take_meanwhile(*args: Any, **options: Any) -> Any:
+            crew.run(crew.begin())
+            crew.run(held)
+            told.append(crew.told)
+            return take(*args, **options)
+
+        monkeypatch.setattr(crew.engine.rows, "take", take_meanwhile)
+        crew.exchange()
+        assert (told, crew.told, crew.crew.told) == ([0], 1, True)
+
+
 # What goes wrong with one job
 
 

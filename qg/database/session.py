@@ -40,6 +40,8 @@ __all__ = ["Session"]
 
 # A session that can't have functions of its own is asked again after so long: a GRANT needs no restart.
 _PLAINLY_SECONDS = 60.0
+# How old a look may be that still tells whether a session is lost.
+_LOOK_SECONDS = 0.001
 
 
 class Session:
@@ -79,6 +81,9 @@ class Session:
         self._channel: Identifier | None = None
         # The client_encoding that is to be given back; None where it was UTF8.
         self._encoding: str | None = None
+        # When somebody last looked whether it was lost, and what was seen.
+        self._looked_at = 0.0
+        self._was_lost = False
         try:
             with self._answer_by:
                 self._encoding = speak_utf8(self.conn)
@@ -114,6 +119,14 @@ class Session:
     def lost(self) -> bool:
         """Whether the server has ended the session, as far as it has told us. May be asked from another thread."""
         return is_lost(self.conn)
+
+    @property
+    def lost_lately(self) -> bool:
+        """As lost, from a look that is a millisecond old at the most: each look costs a system call."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_SECONDS:
+            self._looked_at, self._was_lost = now, self.lost
+        return self._was_lost
 
     @property
     def usable(self) -> bool:

@@ -147,9 +147,16 @@ class Context:
         scope: JobScope | None = None,
         job: Job | None = None,
     ) -> None:
-        values = {"job_id": job_id, "queue": queue, "run_count": run_count, "user_id": user_id, "logger": logger}
-        for name, value in {**values, "_tx": tx, "_scope": scope, "_job": job}.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(
+            job_id=job_id,
+            queue=queue,
+            run_count=run_count,
+            user_id=user_id,
+            logger=logger,
+            _tx=tx,
+            _scope=scope,
+            _job=job,
+        )
 
     @property
     def tx(self) -> connection | Any:

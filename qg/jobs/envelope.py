@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import msgspec
 
-__all__ = ["PersistenceCTXPayload", "PersistencePayload", "git_hash"]
+__all__ = ["PersistenceCTXPayload", "PersistencePayload", "git_hash", "json_of"]
 
 
 class PersistenceCTXPayload(msgspec.Struct, rename="camel", frozen=True):
@@ -52,8 +54,11 @@ class PersistencePayload(msgspec.Struct, rename="camel", frozen=True):
         """
         if isinstance(args, list) and len(args) == 1:
             (args,) = args  # tables from version 4 on have an array
-        if isinstance(args, dict):
-            args = {**args, "ctx": _readable_context(args.get("ctx"))}
+        try:
+            return msgspec.convert(args, cls)
+        except msgspec.ValidationError:
+            if isinstance(args, dict):
+                args = {**args, "ctx": _readable_context(args.get("ctx"))}
         try:
             return msgspec.convert(args, cls)
         except msgspec.ValidationError as error:
@@ -75,6 +80,23 @@ def _readable_context(ctx: Any) -> dict[str, Any]:
         else {},
     }
 
+
+def json_of(value: Any) -> str:
+    """Return the JSON of *value*, JSON values or a struct of those. Not in ASCII, for a database in SQL_ASCII can't
+    read its escapes.
+
+    Raises:
+        ValueError: if it holds a number that JSON hasn't.
+    """
+    with suppress(OverflowError, UnicodeEncodeError):  # what is no text, and numbers of more than 64 bits
+        text = msgspec.json.encode(value).decode()
+        if "null" not in text:  # that is also what it makes of a number that JSON hasn't
+            return text
+    return _STRICT.encode(msgspec.to_builtins(value))
+
+
+# json.dumps() would make one anew for each job.
+_STRICT = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 # msgspec examines a class when it first converts to it, and crashes where two threads do that at once. So that is
 # done before there can be two.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +15,7 @@ from qg.database.driver import plain_cursor
 from qg.failures import Logger, describe, headline, storable
 from qg.job import Job, locked_attempt_of
 from qg.jobs.context import JobScope
-from qg.jobs.envelope import git_hash
+from qg.jobs.envelope import git_hash, json_of
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
 from qg.jobs.job_func import read_envelope, run_job_func
@@ -26,9 +25,6 @@ from qg.tables import Statement
 from qg.verdicts import Discard, Reschedule
 
 __all__ = ["AttemptHistory"]
-
-# json.dumps() would make one anew for each job.
-_STRICT = json.JSONEncoder(allow_nan=False)
 
 
 class AttemptHistory:
@@ -83,9 +79,7 @@ class AttemptHistory:
     def _end_transaction(self) -> None:
         """Write the row of a success in the job's transaction, unless the JobFunc has ended that."""
         try:
-            self._attempt.write_beside_handler(
-                self._tables.end_attempt, (json.dumps([self._history(None)], ensure_ascii=False),)
-            )
+            self._attempt.write_beside_handler(self._tables.end_attempt, (f"[{self._history(None)}]",))
             self._is_written = True
         except (
             psycopg2.errors.InvalidSavepointSpecification,
@@ -104,9 +98,9 @@ class AttemptHistory:
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return the history row of an attempt that failed."""
         text = headline(error) if isinstance(error, (Reschedule, Discard)) else describe(error)
-        return self._tables.insert_attempts, (json.dumps([self._history(storable(text, conn))], ensure_ascii=False),)
+        return self._tables.insert_attempts, (f"[{self._history(storable(text, conn))}]",)
 
-    def success(self) -> tuple[Statement, Mapping[str, Any]] | None:
+    def success(self) -> tuple[Statement, str] | None:
         """Return the history row of an attempt that succeeded; None if run() has written it."""
         return None if self._is_written else (self._tables.insert_attempts, self._history(None))
 
@@ -114,14 +108,15 @@ class AttemptHistory:
         """End the span."""
         self._span.end(error)
 
-    def _history(self, run_error: str | None) -> dict[str, Any]:
+    def _history(self, run_error: str | None) -> str:
+        """Return the JSON of an object that insert_attempts takes."""
         row, args = self._row, self._row.args
         if self._envelope is not None:
             processed = msgspec.structs.replace(self._envelope, git_hash_processed=git_hash())
             with suppress(ValueError):  # args with a number that Python can't hold stay as they are
-                args = _STRICT.encode(processed.to_builtins())
+                args = json_of(processed)
         now = time.monotonic()
-        return {
+        record = {
             "job_id": row.id,
             "job_type": row.type,
             "queue": row.queue,
@@ -129,7 +124,7 @@ class AttemptHistory:
             "run_at": row.run_at,
             "args": args,
             "run_count": row.error_count,
-            "run_error": run_error,
             "began_ago": now - self._began,
             "ended_ago": now - self._ended,
         }
+        return json_of(record if run_error is None else {**record, "run_error": run_error})

@@ -54,4 +54,7 @@ def lost_field(document: Any, again: Any, known: frozenset[str] = frozenset()) -
         pairs = list(zip(document, again, strict=False))
     else:
         return None
-    return next((lost for pair in pairs if (lost := lost_field(*pair)) is not None), None)
+    for value, stored in pairs:
+        if isinstance(value, (dict, list)) and (lost := lost_field(value, stored)) is not None:
+            return lost
+    return None

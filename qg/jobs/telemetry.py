@@ -92,7 +92,7 @@ class JobSpan:
 
     def _begin(self, job: Job, headers: Mapping[str, str]) -> None:
         self._telemetry.locked.add(1, {"job_type": job.type, "success": True})
-        self._context = _propagator.extract(headers)
+        self._context = _propagator.extract(headers) if headers else otel.Context()
         self._span = self._telemetry.tracer.start_span(
             f"job: {job.type} run: {job.error_count}",
             self._context,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -61,10 +60,11 @@ class Observer(Protocol):
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return what to write on *conn* in the transaction that records *error*."""
 
-    def success(self) -> tuple[Statement, Mapping[str, Any]] | None:
+    def success(self) -> tuple[Statement, str] | None:
         """Return what to write in the transaction that deletes the job as worked; None if it is written already.
 
-        A statement whose one parameter is a JSON array, and the job's object in that. Others' may be in it, too.
+        A statement whose one parameter is a JSON array, and the JSON of the job's object in that. Others' may be in
+        it, too.
         """
 
     def settled(self, error: BaseException | None) -> None:
@@ -73,12 +73,11 @@ class Observer(Protocol):
 
 def successes(attempts: Iterable[Attempt]) -> list[tuple[Statement, tuple[str]]]:
     """Return what to write in the transaction that deletes the rows of *attempts* as worked: few statements for all."""
-    found: dict[Statement, list[Mapping[str, Any]]] = {}
+    found: dict[Statement, list[str]] = {}
     for attempt in attempts:
         if attempt.observer is not None and (success := attempt.observer.success()) is not None:
             found.setdefault(success[0], []).append(success[1])
-    # Not in ASCII: a database in SQL_ASCII can't read its escapes.
-    return [(statement, (json.dumps(records, ensure_ascii=False),)) for statement, records in found.items()]
+    return [(statement, (f"[{','.join(records)}]",)) for statement, records in found.items()]
 
 
 _noting_loss = threading.Lock()

@@ -28,6 +28,8 @@ __all__ = ["Crew"]
 _LONGEST_SECONDS = 0.06
 # Jobs that take no longer than this on average are quick. Of these more are taken than there are free hands.
 _QUICK_SECONDS = 0.002
+# How long a hand then waits when it has called the locker.
+_GIVE_WAY_SECONDS = 0.0001
 # How many more at the most.
 _MOST_AHEAD = 500
 
@@ -101,8 +103,10 @@ class Crew:
         # Of those that ended since then: how many, and how long they ran.
         self._ended = 0
         self._ran_seconds = 0.0
-        # Whether anything has ended since then, and whether the locker was told.
+        # Whether anything has ended since then, whether something is left that can't wait for more to end, and whether
+        # the locker was told.
         self._has_news = False
+        self._is_urgent = False
         self._told = False
         self._unrecorded = False
 
@@ -117,7 +121,7 @@ class Crew:
             self._running.add(held)
             tell = self._is_to_be_told()  # what ended while more were waiting
         if tell:
-            self._wake_locker()
+            self._call_locker()
         return held
 
     def run(self, held: Held, runner: Runner) -> None:
@@ -157,7 +161,13 @@ class Crew:
             self._ended += 1
             tell = self._note_news(held)
         if tell:
-            self._wake_locker()
+            self._call_locker()
+
+    def _call_locker(self) -> None:
+        """Wake the locker. While jobs are quick, let it go first: it would wait for the interpreter until they end."""
+        self._wake_locker()
+        if self._ahead:
+            time.sleep(_GIVE_WAY_SECONDS)
 
     def _note_fault(self, held: Held) -> None:
         """Log what isn't the job's failure, but a fault of ours, or of a hook or a class that somebody plugged in."""
@@ -171,10 +181,10 @@ class Crew:
 
     def _is_to_be_told(self) -> bool:
         """Whether the locker is to be told now that it is time for another exchange(). Once before each."""
-        if self._told or not self._has_news or len(self._waiting) > self._low:
-            return False
-        self._told = True
-        return True
+        if not self._told and (self._is_urgent or (self._has_news and len(self._waiting) <= self._low)):
+            self._told = True
+            return True
+        return False
 
     # For the locker
 
@@ -190,8 +200,8 @@ class Crew:
 
     @property
     def runs_several(self) -> bool:
-        """Whether there are several hands, and one at least runs a job."""
-        return self._size > 1 and bool(self._running)
+        """Whether there are several hands, and one at least runs a job that isn't quick."""
+        return self._size > 1 and bool(self._running) and not self._ahead
 
     @property
     def idle(self) -> bool:
@@ -244,6 +254,12 @@ class Crew:
             Exception: if the database failed. What has ended is on its way all the same. What else the session has
                 locked, unlock_others() unlocks.
         """
+        try:
+            return self._exchange(session, table, takes=takes)
+        finally:
+            self._end_exchange()
+
+    def _exchange(self, session: Session | None, table: Table, *, takes: bool) -> Taken | None:
         returned, over, wanted = self._begin_exchange(session, takes=takes)
         if session is None:
             return None
@@ -274,7 +290,7 @@ class Crew:
                 raise
             with self._mutex:
                 self._returned.extend(again)
-                self._told = True
+                self._is_urgent = True
             self.unlock_others(session)
             self._note_released(over)
             return None
@@ -336,10 +352,11 @@ class Crew:
         """Return what *session* is to delete, what it is to unlock besides, and how many jobs are wanted."""
         gives_back = not takes or self.waits_long
         with self._mutex:
-            self._told = self._has_news = False
+            self._told = True  # what ends from here on is asked for at the end
+            self._has_news = self._is_urgent = False
             self._learn()
             ended = (*self._returned, *self._over)
-            lost = {locker for locker in {each.locker for each in ended} if locker.lost}
+            lost = {locker for locker in {each.locker for each in ended} if locker.lost_lately}
             gone = {each for each in ended if each.unlocked or each.locker in lost}
             mine = {each for each in ended if each.locker is session} - gone
             apart = [each for each in self._returned if each in gone]
@@ -355,6 +372,14 @@ class Crew:
             wanted = self.free + self._ahead if takes and not self._unrecorded else 0
         self._set_apart(apart, None)
         return returned, over, max(wanted, 0)
+
+    def _end_exchange(self) -> None:
+        """Let the next exchange() be soon, if it is time already."""
+        with self._mutex:
+            self._told = False
+            tell = self._is_to_be_told()
+        if tell:
+            self._wake_locker()
 
     def _learn(self) -> None:
         """Set how many jobs to take ahead by how quick the last ones were."""
@@ -407,7 +432,7 @@ class Crew:
         """Let the next message unlock these."""
         with self._mutex:
             self._over.extend(over)
-            self._told = True
+            self._is_urgent = True
 
     def _concerns_deletions(self, error: Exception, session: Session, table: Table) -> bool:
         """Whether *error* came of deleting these jobs, as far as can be told, so that the next message may succeed."""

@@ -170,7 +170,7 @@ class HeldTogether:
         A job that has lost its lock while it waited isn't begun with: somebody else may have it by now.
         """
         try:
-            if not self._lock.is_gone and (job := self._read()) is not None:
+            if not self._lock.is_gone_lately and (job := self._read()) is not None:
                 self._job = job
                 began = time.monotonic()
                 self.recorded = runner.run(job, self._complete)

@@ -159,7 +159,7 @@ class Locker(Loop):
 
     def _is_sound(self, session: Session) -> bool:
         # What has arrived may be no more than a notice, and to close it would cost all running jobs their locks.
-        return session.idle and not session.lost
+        return session.idle and not session.lost_lately
 
     def _replace_if_old(self) -> None:
         if self.session is not None and self.session.expired:

@@ -126,6 +126,7 @@ class Runner(Running):
         recorded = error is None or attempt.fail(error, job.error)
         if attempt.observer is not None:
             attempt.observer.settled(error)
+            attempt.observer = None  # it refers to the job, and only the garbage collector would end the circle
         self._log(job, attempt.row.id, attempt.state, error, seconds)
         return recorded
 

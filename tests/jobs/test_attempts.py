@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -532,6 +533,23 @@ def test_one_by_one_such_a_job_costs_a_single_message(make_queue: MakeQueue, net
     assert sum("qg_jobs_history" in each for each in network.statements) == 20
     assert sum("que_take_jobs(" in each for each in network.statements if "EXECUTE" in each) == 21
     assert jobs_database.query("SELECT count(*) FROM qg_jobs_history WHERE started_at <= finished_at") == [(20,)]
+
+
+def test_what_is_done_for_a_job_leaves_nothing_to_the_garbage_collector(queue: jobs.PostgresJobs) -> None:
+    """It would go through all that the program holds, once in some hundred jobs."""
+
+    @queue.register_job_func
+    def report(ctx: jobs.Context, job: Report) -> None:
+        pass
+
+    queue.enqueue([Report()] * 3)
+    gc.collect()
+    gc.disable()
+    try:
+        worker_of(queue, hands=2).work()
+        assert [each for each in gc.get_objects() if isinstance(each, qg.Job)] == []
+    finally:
+        gc.enable()
 
 
 def test_what_becomes_of_many_is_told_one_by_one_if_the_history_refuses_one(
