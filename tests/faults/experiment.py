@@ -17,6 +17,11 @@ import qg
 
 WORKERS = 3
 PASSWORD = "that of a role"
+# An experiment may let the database end sessions that are idle. PostgreSQL 13 can't.
+NEVER_IDLE_TOO_LONG = (
+    "SELECT set_config('idle_session_timeout', '0', false) "
+    "WHERE current_setting('server_version_num')::integer >= 140000"
+)
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,7 @@ class Experiment:
     def observer(self) -> Iterator[Database]:
         """The queue's database, seen from outside."""
         with closing(Database(self.queue)) as database:
+            database.query(NEVER_IDLE_TOO_LONG)
             yield database
 
     def effects(self) -> list[int]:
