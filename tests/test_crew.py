@@ -106,6 +106,23 @@ def test_a_job_that_runs_isnt_taken_again_though_its_session_could_lock_it_again
                 crew.crew.end(held)
 
 
+@pytest.mark.parametrize(("seconds", "ahead"), [(1e-9, 3), (1000.0, 0)])
+def test_of_jobs_that_arent_quick_as_many_more_are_taken_as_end_while_a_message_is_under_way(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch, seconds: float, ahead: int
+) -> None:
+    """So that no hand waits for that message; but no more than there are hands."""
+    monkeypatch.setattr(qg.working.crew, "_QUICK_SECONDS", -1.0)
+    fill(database, 10)
+    with by_hand(client, {"MyJob": do_nothing}, 3) as crew:
+        crew.exchange()
+        for held in [crew.begin() for _ in range(3)]:
+            held.run(crew.runner)
+            held.seconds = seconds
+            crew.crew.end(held)
+        crew.exchange()
+        assert crew.crew.waiting == 3 + ahead
+
+
 # Who is told
 
 

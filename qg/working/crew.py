@@ -49,8 +49,9 @@ class Crew:
     jobs for the hands that are free. Nobody but the locker uses its session. A job that needs more than its deletion
     gets a session of its own; the row is the fence between the two.
 
-    While jobs are quick, more are taken than there are free hands, so that a message brings many. What no hand has
-    begun with after a few hundredths of a second is given back, so that it waits for no slow handler.
+    While jobs are quick, more are taken than there are free hands, so that a message brings many; otherwise as many
+    more as end while a message is under way. What no hand has begun with after a few hundredths of a second is given
+    back, so that it waits for no slow handler.
 
     If the session is lost, its running jobs go on. What ends then is settled apart, under its lock taken anew, if
     nobody else has that by then. There may be other sessions of the locker's, too old to take more: each holds its
@@ -95,9 +96,12 @@ class Crew:
         # Each with what kept it from being deleted with others. The settler is at the first one.
         self._apart: deque[tuple[HeldTogether, Exception | None]] = deque()
         self._over: list[HeldTogether] = []
-        # How many jobs to take beyond the free hands; when the last ones were taken, and how many wait at the most
-        # when it is time to take more.
+        # How many jobs to take beyond the free hands, and whether that is because they are quick.
         self._ahead = 0
+        self._quick = False
+        # How long the last message took; when the last jobs were taken, and how many wait at the most when it is time
+        # to take more.
+        self._message_seconds = 0.0
         self._taken_at = 0.0
         self._low = 0
         # Of those that ended since then: how many, and how long they ran.
@@ -166,7 +170,7 @@ class Crew:
     def _call_locker(self) -> None:
         """Wake the locker. While jobs are quick, let it go first: it would wait for the interpreter until they end."""
         self._wake_locker()
-        if self._ahead:
+        if self._quick:
             time.sleep(_GIVE_WAY_SECONDS)
 
     def _note_fault(self, held: Held) -> None:
@@ -201,7 +205,7 @@ class Crew:
     @property
     def runs_several(self) -> bool:
         """Whether there are several hands, and one at least runs a job that isn't quick."""
-        return self._size > 1 and bool(self._running) and not self._ahead
+        return self._size > 1 and bool(self._running) and not self._quick
 
     @property
     def idle(self) -> bool:
@@ -254,10 +258,11 @@ class Crew:
             Exception: if the database failed. What has ended is on its way all the same. What else the session has
                 locked, unlock_others() unlocks.
         """
+        began = time.monotonic()
         try:
             return self._exchange(session, table, takes=takes)
         finally:
-            self._end_exchange()
+            self._end_exchange(time.monotonic() - began)
 
     def _exchange(self, session: Session | None, table: Table, *, takes: bool) -> Taken | None:
         returned, over, wanted = self._begin_exchange(session, takes=takes)
@@ -373,9 +378,10 @@ class Crew:
         self._set_apart(apart, None)
         return returned, over, max(wanted, 0)
 
-    def _end_exchange(self) -> None:
-        """Let the next exchange() be soon, if it is time already."""
+    def _end_exchange(self, seconds: float) -> None:
+        """Let the next exchange() be soon, if it is time already. This one took so many *seconds*."""
         with self._mutex:
+            self._message_seconds = seconds
             self._told = False
             tell = self._is_to_be_told()
         if tell:
@@ -385,8 +391,11 @@ class Crew:
         """Set how many jobs to take ahead by how quick the last ones were."""
         if not self._ended:
             return
-        if self._ran_seconds / self._ended > _QUICK_SECONDS:
-            self._ahead = 0
+        mean = self._ran_seconds / self._ended
+        self._quick = mean <= _QUICK_SECONDS
+        if not self._quick:
+            # As many as end while a message is under way.
+            self._ahead = min(int(self._size * self._message_seconds / mean), self._size, _MOST_AHEAD)
         elif len(self._waiting) <= self._low and time.monotonic() - self._taken_at < _LONGEST_SECONDS / 2:
             self._ahead = min(max(2 * self._ahead, self._size), _MOST_AHEAD)
         self._ended = 0
@@ -408,7 +417,7 @@ class Crew:
             self._taken_at = time.monotonic()
             self._low = waiting // 2 if self._ahead else 0
         # Of quick ones a single hand may run all, before another one is awake.
-        self._wake_hands(1 if self._ahead else waiting)
+        self._wake_hands(1 if self._quick else waiting)
 
     def _note_deleted(self, returned: Iterable[HeldTogether]) -> None:
         for each in returned:
