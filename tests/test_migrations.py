@@ -82,8 +82,9 @@ def test_the_table_is_what_a_new_one_of_its_version_is_wherever_it_came_from(
 
 def test_a_table_of_version_7_is_the_one_that_ruby_que_makes(tables: Any) -> None:
     expected = Path(__file__).with_name("version_7.txt").read_text(encoding="utf-8")
-    # From PostgreSQL 18 on, a column that isn't null has a constraint too.
-    assert "".join(f"{line}\n" for line in tables[7](source=False) if "_not_null n " not in line) == expected
+    # From PostgreSQL 18 on, a column that isn't null has a constraint too. The table of pauses is ours alone.
+    ques = [line for line in tables[7](source=False) if "_not_null n " not in line and "qg_queues" not in line]
+    assert "".join(f"{line}\n" for line in ques) == expected
 
 
 def test_version_0_leaves_nothing_behind(empty: Database, tables: Any) -> None:

@@ -50,6 +50,11 @@ def by_ruby(database: Database, *versions: int) -> None:
                 cur.execute(f"COMMENT ON TABLE que_jobs IS '{wanted}'")
 
 
+def ques(database: Database) -> list[str]:
+    """What there is, but for the table of pauses, which is qg's alone."""
+    return [line for line in describe(database) if "qg_queues" not in line]
+
+
 # The table
 
 
@@ -59,7 +64,7 @@ def test_a_new_table_is_the_same(own_database: Database, version: int) -> None:
     for way, versions in [(by_ruby, [version]), (by_qg, [version]), (by_qg, range(1, version + 1))]:
         clear(own_database)
         way(own_database, *versions)
-        tables.append(describe(own_database))
+        tables.append(ques(own_database))
     assert len(tables[0]) > 10
     assert tables[1] == tables[0]
     assert tables[2] == tables[0]
@@ -72,7 +77,7 @@ def test_a_table_that_came_down_from_version_7_is_the_same(own_database: Databas
         clear(own_database)
         first(own_database, 7)
         second(own_database, version)
-        tables.append(describe(own_database))
+        tables.append(ques(own_database))
     ruby = [line.replace(FORGOTTEN, "") if "que_state_notify" in line else line for line in tables[0]]
     assert tables[1] == ruby
     assert tables[2] == ruby
@@ -85,7 +90,7 @@ def test_each_goes_on_where_the_other_came_to(own_database: Database, version: i
         clear(own_database)
         first(own_database, version)
         second(own_database, 7)
-        tables.append(describe(own_database))
+        tables.append(ques(own_database))
     assert tables[1] == tables[0]
     assert tables[2] == tables[0]
 

@@ -28,3 +28,35 @@ BEGIN
     COMMENT ON TABLE que_jobs IS '3';
 END
 $$;
+
+-- And qg's own table, of the queues that somebody has paused: a row is one of them. Ruby and Go know nothing of it.
+-- Creates it beside a que_jobs of any version that has queues, if this role owns that; drops and changes nothing.
+
+DO $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('que_jobs'), hashtext('migrate'));
+
+    IF current_setting('transaction_read_only')::boolean
+        OR to_regclass(pg_catalog.quote_ident(pg_catalog.current_schema()) || '.qg_queues') IS NOT NULL
+        OR NOT EXISTS (
+            SELECT FROM pg_namespace AS place
+            JOIN pg_class AS jobs ON relnamespace = place.oid AND relname = 'que_jobs'
+            JOIN pg_attribute ON attrelid = jobs.oid AND attname = 'queue' AND NOT attisdropped
+            WHERE nspname = pg_catalog.current_schema()
+              AND pg_has_role(relowner, 'USAGE') AND has_schema_privilege(place.oid, 'CREATE')
+        )
+    THEN
+        RETURN;
+    END IF;
+
+    CREATE TABLE qg_queues (
+        queue        text        NOT NULL,
+        paused_at    timestamptz NOT NULL DEFAULT now(),
+        paused_until timestamptz,
+        reason       text        NOT NULL DEFAULT '',
+        paused_by    text        NOT NULL DEFAULT '',
+
+        CONSTRAINT qg_queues_pkey PRIMARY KEY (queue)
+    );
+END
+$$;

@@ -43,3 +43,14 @@ ALTER TABLE que_jobs
     ALTER COLUMN args SET DEFAULT '[]',
     ALTER COLUMN queue SET DEFAULT '',
     ADD CONSTRAINT que_jobs_pkey PRIMARY KEY (queue, priority, run_at, job_id);
+
+-- What is paused keeps its pause. The table of pauses is qg's alone, and may be missing.
+DO $function$
+BEGIN
+    IF to_regclass('qg_queues') IS NOT NULL THEN
+        UPDATE qg_queues SET queue = ''
+        WHERE queue = 'default' AND NOT EXISTS (SELECT FROM qg_queues WHERE queue = '');
+        DELETE FROM qg_queues WHERE queue = 'default';
+    END IF;
+END
+$function$;

@@ -145,3 +145,14 @@ $function$;
 
 CREATE TRIGGER que_state_notify AFTER INSERT OR UPDATE OR DELETE ON que_jobs
     FOR EACH ROW EXECUTE FUNCTION que_state_notify();
+
+-- What is paused keeps its pause. The table of pauses is qg's alone, and may be missing.
+DO $function$
+BEGIN
+    IF to_regclass('qg_queues') IS NOT NULL THEN
+        UPDATE qg_queues SET queue = 'default'
+        WHERE queue = '' AND NOT EXISTS (SELECT FROM qg_queues WHERE queue = 'default');
+        DELETE FROM qg_queues WHERE queue = '';
+    END IF;
+END
+$function$;

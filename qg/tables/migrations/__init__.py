@@ -15,7 +15,7 @@ from psycopg2.errors import ProgramLimitExceeded
 from qg.errors import ErrTable
 from qg.tables.table import script
 
-__all__ = ["NEWEST", "add_notify", "enter", "lock", "move"]
+__all__ = ["NEWEST", "add_notify", "add_queues", "enter", "lock", "move"]
 
 NEWEST = 7
 
@@ -90,6 +90,14 @@ def move(cursor: Any, schema: str, found: int, wanted: int) -> None:
 def add_notify(cursor: Any) -> None:
     """Add the trigger qg_notify to a table of version 3 unless it has it, in *cursor*'s transaction."""
     cursor.execute(script("v3_notify.sql"))
+
+
+def add_queues(cursor: Any) -> None:
+    """Create the table of paused queues, in *cursor*'s transaction, unless it is there or isn't this role's to create.
+
+    There must be a table of jobs. Nobody who uses that waits.
+    """
+    cursor.execute(script("v3.sql"))
 
 
 def _way(found: int, wanted: int) -> list[str]:
