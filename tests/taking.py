@@ -96,7 +96,10 @@ def left(database: Database) -> list[int]:
 
 
 def kinds(network: Network, *, lockers: bool = False) -> list[str]:
-    """What each message does, in short; with *lockers* those to their table too, one at each end of a worker's work."""
+    """What each message does, in short; with *lockers* those to their table too, one at each end of a worker's work.
+
+    What a session is called counts for nothing: it is said once, and taken back once.
+    """
     known = {
         "INSERT INTO que_lockers": "enlist",
         "DELETE FROM que_lockers": "leave",
@@ -113,6 +116,8 @@ def kinds(network: Network, *, lockers: bool = False) -> list[str]:
     result = []
     for statement in network.statements:
         plain = statement.replace('"public".', "").replace("pg_catalog.", "")
+        if plain.startswith("SELECT set_config('application_name'") and ";" not in plain:
+            continue
         parts = [short for text, short in known.items() if text in plain]
         result.append("+".join(parts) or statement)
     return result if lockers else [kind for kind in result if kind not in ("enlist+leave", "leave")]

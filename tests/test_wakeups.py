@@ -86,7 +86,8 @@ def listening(database: Database) -> list[int]:
     """The pids of the sessions that hear of jobs."""
     sessions = {pid: query for pid, _, query in database.sessions()}
     if VERSION == 3:
-        return [pid for pid, query in sessions.items() if query == 'LISTEN "qg_jobs"']
+        named = database.query("SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'qg listener')")
+        return [pid for (pid,) in named if pid in sessions]
     return [pid for (pid,) in database.query("SELECT pid FROM que_lockers WHERE listening") if pid in sessions]
 
 

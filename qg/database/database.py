@@ -35,6 +35,7 @@ class Database:
         logger: for all that works here.
         deadline: how many seconds to wait for an answer at the most; None means for ever.
         max_lifetime: after how many seconds a connection is replaced; None means never.
+        name: what its connections are called; see source_from().
 
     Raises:
         ErrUnusable: if *source* is of no known kind.
@@ -43,10 +44,16 @@ class Database:
     """
 
     def __init__(
-        self, source: object, logger: Logger, *, deadline: float | None = None, max_lifetime: float | None = None
+        self,
+        source: object,
+        logger: Logger,
+        *,
+        deadline: float | None = None,
+        max_lifetime: float | None = None,
+        name: str = "qg",
     ) -> None:
         self.logger = logger
-        self._source = source_from(source, max_lifetime)
+        self._source = source_from(source, max_lifetime, name)
         self._deadline = deadline
         self._closed = False
         self._known = KnownTable(self._source, deadline)

@@ -34,7 +34,7 @@ from qg.tables.locking import (
     UNLOCK_JOB,
     UNLOCK_OTHERS,
 )
-from qg.tables.settings import BACKEND_PID, RESET_TRANSACTIONS, SET_IDLE_TIMEOUT
+from qg.tables.settings import BACKEND_PID, NAME_SESSION, RESET_TRANSACTIONS, SET_IDLE_TIMEOUT
 
 __all__ = ["Session"]
 
@@ -78,6 +78,8 @@ class Session:
         # The version whose table of lockers this session is to be in, and what removes it from there.
         self.enlisted_in: Table | None = None
         self._leave: Statement | None = None
+        # The application_name that it is to get back; None where it still has its own.
+        self._own_name: str | None = None
         self._channel: Identifier | None = None
         # The client_encoding that is to be given back; None where it was UTF8.
         self._encoding: str | None = None
@@ -386,9 +388,10 @@ class Session:
             return detect(cur, schema)
 
     def enlist(self, table: Table, workers: int, queue: str, *, listening: bool) -> None:
-        """Say in the table of lockers, where *table* has one, that this session is one of this process's.
+        """Say that this session is a worker's, or a listener's, of this process: in its application_name.
 
-        Ruby Que shows with it who works a job. Ends with give_back(), or with the session.
+        And in the table of lockers, where *table* has one; Ruby Que shows with it who works a job. Both end with
+        give_back(), or with the session.
 
         Args:
             table: the table as it is known.
@@ -398,10 +401,15 @@ class Session:
         """
         self.enlisted_in = table
         self._leave = None
+        if self._own_name is None:
+            self._own_name = self.conn.info.parameter_status("application_name") or ""
+        name = _name_of("listener" if listening else "worker", table.queue_name(queue), self._own_name)
         if table.lockers is not None:
             whose = (os.getpid(), socket.gethostname(), table.queue_name(queue))
-            self.run(table.lockers.register, (workers, *whose, listening))
+            self.run(table.lockers.register, (name, workers, *whose, listening))
             self._leave = table.lockers.leave
+        elif self.conn.info.parameter_status("application_name") != name:
+            self.run(NAME_SESSION, (name,))
 
     def listen(self, table: Table) -> None:
         """Hear of the jobs that are enqueued in *table*, from now on."""
@@ -448,7 +456,9 @@ class Session:
 
     def _make_as_it_was(self) -> None:
         if self._leave is not None:
-            self.run(self._leave)
+            self.run(self._leave, (self._own_name,))
+        elif self._own_name is not None:
+            self.run(NAME_SESSION, (self._own_name,))
         self._give_back_timeout()
         if self._encoding is not None and not self._lease.own:
             self.conn.set_client_encoding(self._encoding)
@@ -508,3 +518,9 @@ class Session:
         with plain_cursor(self.conn) as cur:
             cur.execute(sql, params)
             return cur.fetchall()
+
+
+def _name_of(kind: str, queue: str, own_name: str) -> str:
+    """Return what a session of this *kind* is called; whoever has named it before stands behind."""
+    name = f"qg {kind} {queue}".rstrip()
+    return name if own_name in ("", "qg") else f"{name} ({own_name})"

@@ -86,19 +86,21 @@ class Source(Protocol):
         """Close the connections that this source opened and nobody leases."""
 
 
-def source_from(source: object, max_lifetime: float | None = None) -> Source:
+def source_from(source: object, max_lifetime: float | None = None, name: str = "qg") -> Source:
     """Return the :class:`Source` for what a caller gave as *source*; opens nothing yet.
 
     Args:
         source: as in :class:`qg.Client`.
         max_lifetime: seconds after which a connection expires; None means never. What counts is when qg
             opened it, or first had it from a pool.
+        name: what pg_stat_activity shows as the application_name of a connection that qg opens from a DSN, unless
+            that or PGAPPNAME says otherwise.
 
     Raises:
         ErrUnusable: if *source* is none of the kinds that qg knows.
     """
     if isinstance(source, str):
-        return _Owned(_connector(source), max_lifetime)
+        return _Owned(_connector(source, name), max_lifetime)
     if isinstance(source, connection):
         raise ErrUnusable(
             "a single connection can't be a source, since every locked job owns one; "
@@ -194,7 +196,7 @@ def transaction(source: Source, deadline: float | None = None) -> Iterator[curso
     lease.give_back(True)
 
 
-def _connector(dsn: str) -> Callable[[], connection]:
+def _connector(dsn: str, name: str) -> Callable[[], connection]:
     # No message here may repeat the string, or a part of it: it can hold a password.
     try:
         parts = parse_dsn(dsn)
@@ -208,18 +210,19 @@ def _connector(dsn: str) -> Callable[[], connection]:
             "the source URL's host or port can't be right, so its password probably isn't escaped; "
             "write @ : / and # in it as %40 %3A %2F and %23"
         )
-    return lambda: psycopg2.connect(_with_patience(dsn, parts))
+    return lambda: psycopg2.connect(_with_patience(dsn, parts, name))
 
 
-def _with_patience(dsn: str, parts: Mapping[str, str]) -> str:
-    """Return *dsn*, whose *parts* are given, with what it doesn't say of _PATIENCE.
+def _with_patience(dsn: str, parts: Mapping[str, str], name: str) -> str:
+    """Return *dsn*, whose *parts* are given, with what it doesn't say of _PATIENCE, and the *name* it falls back on.
 
     A service counts as part of a DSN. Its file is libpq's to read, and what the DSN says counts for more; so
     with a service nothing is added.
     """
     if "service" in parts or "PGSERVICE" in os.environ:
         return dsn
-    added = {name: value for name, value in _PATIENCE.items() if name not in parts}
+    wanted = {**_PATIENCE, "fallback_application_name": name}
+    added = {key: value for key, value in wanted.items() if key not in parts}
     if "PGCONNECT_TIMEOUT" in os.environ:
         added.pop("connect_timeout", None)
     if libpq_version() < 120000:

@@ -13,6 +13,7 @@ __all__ = [
     "BEGIN_HOLDING",
     "RESET_TRANSACTIONS",
     "LIMIT_WAITING",
+    "NAME_SESSION",
     "SET_IDLE_TIMEOUT",
     "Identity",
     "as_itself",
@@ -69,6 +70,9 @@ FROM (
 
 # (ms) -> one row.
 SET_IDLE_TIMEOUT = Statement("SELECT pg_catalog.set_config('idle_session_timeout', $1::text, false)")
+
+# (name) -> one row; what pg_stat_activity shows as application_name.
+NAME_SESSION = Statement("SELECT pg_catalog.set_config('application_name', $1::text, false)")
 
 # () -> one row; until the transaction ends, no statement waits longer for a lock.
 LIMIT_WAITING = Statement("SELECT pg_catalog.set_config('lock_timeout', '1s', true)")

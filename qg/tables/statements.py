@@ -43,6 +43,15 @@ class Layout:
     failed: str
     # The indexes that may lead from one due job to the next.
     indexes: tuple[str, ...]
+    # The columns that stand before run_at in the one that always does.
+    leading: tuple[str, ...]
+    # When a row was kept as finished, and when given up; and the first line of its last error.
+    finished_at: str
+    expired_at: str
+    headline: str
+    # What else there is to change where a job is given up by hand, and where one is to run again.
+    given_up: str
+    revived: str
 
     @property
     def que_jobs(self) -> str:
@@ -57,7 +66,17 @@ class Layout:
     @property
     def selected(self) -> str:
         """The table, in a FROM."""
-        return f"{self.que_jobs}, (SELECT {', '.join(self.absent)}) AS absent" if self.absent else self.que_jobs
+        return self.sampled("")
+
+    def sampled(self, sample: str) -> str:
+        """A TABLESAMPLE of the table, in a FROM; the whole of it if that is empty."""
+        table = f"{self.que_jobs} {sample}".rstrip()
+        return f"{table}, (SELECT {', '.join(self.absent)}) AS absent" if self.absent else table
+
+    @property
+    def key(self) -> str:
+        """The columns that lead from job to job in an index, in its order."""
+        return f"{', '.join(self.leading)}, run_at, {self.id}"
 
     def regclass(self, name: str) -> str:
         """The table or index *name*, as to_regclass() and ::regclass read it."""

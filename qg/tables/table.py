@@ -234,10 +234,10 @@ class Statement:
 class Lockers:
     """How a session says in the table of lockers whose it is."""
 
-    # (workers, process id, host, queue, listening) -> one row. The session's old row, and those of
+    # (the session's name, workers, process id, host, queue, listening) -> one row. The session's old row, and those of
     # sessions that are gone, go first.
     register: Statement
-    # () -> nothing; the session's row goes.
+    # (the session's name) -> nothing of interest; the session's row goes.
     leave: Statement
 
 
@@ -265,6 +265,8 @@ class Table:
     # What a queue is called in the table, and what migrating makes of its name in another version.
     queue_name: Callable[[str], str]
     migrated_queue: Callable[[str], str]
+    # How many characters a queue's name may have; None where there is no limit.
+    longest_queue_name: int | None
     # How often a job is tried again before it expires; None means for ever.
     maximum_retry_count: int | None
 

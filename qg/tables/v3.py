@@ -7,12 +7,12 @@ from qg.tables.locking import LOCKED
 from qg.tables.statements import Layout, statements
 from qg.tables.table import Draft, Statement, Table
 
-__all__ = ["table"]
+__all__ = ["layout_of", "table"]
 
 
 def table(schema: str) -> Table:
     """Return the table in *schema*."""
-    layout = _layout(schema)
+    layout = layout_of(schema)
     insert_jobs = _insert_jobs(layout)
     return Table(
         version=3,
@@ -21,6 +21,7 @@ def table(schema: str) -> Table:
         width=5,
         queue_name=str,
         migrated_queue=lambda queue: "" if queue == "default" else queue,
+        longest_queue_name=None,
         maximum_retry_count=None,
         finish_job=None,
         finish_job_by_id=None,
@@ -40,7 +41,8 @@ def table(schema: str) -> Table:
 
 # There is no state for a job that is given up. It stays, with its error, where nobody takes it for a
 # hundred years, or until somebody sets its run_at.
-def _layout(schema: str) -> Layout:
+def layout_of(schema: str) -> Layout:
+    """Return what there is in the table in *schema*."""
     return Layout(
         schema=schema,
         suffix="",
@@ -54,6 +56,16 @@ def _layout(schema: str) -> Layout:
         last_error = coalesce(given.message, last_error)
     """,
         indexes=("que_jobs_pkey",),
+        leading=("queue", "priority"),
+        finished_at="NULL::timestamptz",
+        expired_at="NULL::timestamptz",
+        headline="pg_catalog.left(pg_catalog.split_part(last_error, E'\\n', 1), 500)",
+        given_up="""
+        run_at = pg_catalog.now() + 3153600000::float8 * interval '1 second',
+        error_count = GREATEST(error_count, 1),
+        last_error = coalesce(last_error, given.message)
+    """,
+        revived="run_at = pg_catalog.now(), error_count = 0",
     )
 
 

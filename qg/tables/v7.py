@@ -14,10 +14,11 @@ from typing import Any
 
 from qg.errors import ErrInvalidJob
 from qg.tables.locking import LOCKED
+from qg.tables.settings import NAME_SESSION
 from qg.tables.statements import Layout, settling, settling_by_id, settling_by_id_in_tx, settling_in_tx, statements
 from qg.tables.table import Draft, Lockers, Statement, Table
 
-__all__ = ["VERSIONS", "WRAPPER", "table"]
+__all__ = ["VERSIONS", "WRAPPER", "layout_of", "table"]
 
 VERSIONS = (4, 5, 6, 7)
 
@@ -49,7 +50,7 @@ _FAILED = """
 
 def table(version: int, schema: str) -> Table:
     """Return the table of *version*, one of VERSIONS, in *schema*."""
-    layout = _layout(version, schema)
+    layout = layout_of(version, schema)
     finish = f"UPDATE {layout.que_jobs} SET finished_at = pg_catalog.now()"
     return Table(
         version=version,
@@ -58,6 +59,7 @@ def table(version: int, schema: str) -> Table:
         width=7,
         queue_name=_queue_name,
         migrated_queue=_queue_name,
+        longest_queue_name=_LONGEST_QUEUE,
         maximum_retry_count=15,
         finish_job=settling(finish, layout),
         finish_job_by_id=settling_by_id(finish, layout),
@@ -73,7 +75,8 @@ def table(version: int, schema: str) -> Table:
     )
 
 
-def _layout(version: int, schema: str) -> Layout:
+def layout_of(version: int, schema: str) -> Layout:
+    """Return what there is in the table of *version*, one of VERSIONS, in *schema*."""
     absent = []
     if version < 5:
         absent.append("1 AS job_schema_version")
@@ -96,6 +99,12 @@ def _layout(version: int, schema: str) -> Layout:
         described=_described("kwargs"),
         failed=_FAILED,
         indexes=tuple(indexes),
+        leading=("queue", "priority") if version < 6 else ("job_schema_version", "queue", "priority"),
+        finished_at="finished_at",
+        expired_at="expired_at",
+        headline="last_error_message",
+        given_up="expired_at = pg_catalog.now(), last_error_message = coalesce(last_error_message, given.message)",
+        revived="run_at = pg_catalog.now(), error_count = 0, expired_at = NULL",
     )
 
 
@@ -206,6 +215,7 @@ def _lockers(layout: Layout, version: int) -> Lockers:
     return Lockers(
         register=Statement(
             f"""
+{NAME_SESSION.text};
 DELETE FROM {layout.que_lockers}
 WHERE pid = pg_catalog.pg_backend_pid()
    OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS session WHERE session.pid = que_lockers.pid);
@@ -214,13 +224,18 @@ INSERT INTO {layout.que_lockers}
 SELECT pg_catalog.pg_backend_pid(), workers, pg_catalog.array_fill(NULL::integer, ARRAY[greatest(workers, 1)]),
        process, host, ARRAY[queue], listening{value}
 FROM (
-    SELECT $1::integer AS workers, $2::integer AS process, $3::text AS host, $4::text AS queue,
-           $5::boolean AS listening
+    SELECT $2::integer AS workers, $3::integer AS process, $4::text AS host, $5::text AS queue,
+           $6::boolean AS listening
 ) AS given
 RETURNING pid
 """
         ),
-        leave=Statement(f"DELETE FROM {layout.que_lockers} WHERE pid = pg_catalog.pg_backend_pid() RETURNING pid"),
+        leave=Statement(
+            f"""
+{NAME_SESSION.text};
+DELETE FROM {layout.que_lockers} WHERE pid = pg_catalog.pg_backend_pid() RETURNING pid
+"""
+        ),
     )
 
 
