@@ -38,6 +38,8 @@ from qg.errors import (
     ErrRights,
     ErrTable,
     ErrTooFewConnections,
+    ErrUnknownJob,
+    ErrUnknownQueue,
     ErrUnusable,
     QgError,
 )
@@ -71,6 +73,8 @@ __all__ = [
     "ErrRights",
     "ErrTable",
     "ErrTooFewConnections",
+    "ErrUnknownJob",
+    "ErrUnknownQueue",
     "ErrUnusable",
     "Job",
     "JobState",

@@ -8,7 +8,9 @@
     ├── ErrInvalidOption (ValueError)   an option outside what it allows
     ├── ErrUnusable (TypeError)         a source or tx that qg can't work with
     ├── ErrTable                        no que_jobs table, or one this qg doesn't know
-    ├── ErrRights                       a role that may not do what working jobs takes
+    ├── ErrRights                       a role that may not do what is to be done
+    ├── ErrUnknownJob (LookupError)     an id that no job has
+    ├── ErrUnknownQueue (LookupError)   a queue that nobody knows
     ├── ErrAgain                        too many lost races for a job
     ├── ErrNotLocked                    a method that needs the job's lock, without it
     ├── ErrJobGone                      a job that somebody else has settled, or that was removed
@@ -41,6 +43,8 @@ __all__ = [
     "ErrRights",
     "ErrTable",
     "ErrTooFewConnections",
+    "ErrUnknownJob",
+    "ErrUnknownQueue",
     "ErrUnusable",
     "QgError",
 ]
@@ -71,7 +75,15 @@ class ErrTable(QgError):
 
 
 class ErrRights(QgError):
-    """The database's role may not do what working jobs takes. The message ends with the GRANTs that mend it."""
+    """The database's role may not do what is to be done. The message ends with the GRANTs that mend it."""
+
+
+class ErrUnknownJob(QgError, LookupError):
+    """No job has this id: it is done, it was deleted, or it never was."""
+
+
+class ErrUnknownQueue(QgError, LookupError):
+    """No job is in this queue, and nobody works it. The message ends with the nearest name that there is."""
 
 
 class ErrAgain(QgError):

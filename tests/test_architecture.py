@@ -37,6 +37,14 @@ ORDER: dict[str, list[str]] = {
         "v7",
         "rights",
         "__init__",
+        "seeing",
+        "walks",
+        "counts",
+        "looks",
+        "acts",
+        "pauses",
+        "history",
+        "checks",
         "migrations",
         "demo",
     ],
@@ -55,6 +63,7 @@ ORDER: dict[str, list[str]] = {
         "session",
         "pooler",
         "rights",
+        "paused",
         "outage",
         "database",
     ],
@@ -102,6 +111,30 @@ ORDER: dict[str, list[str]] = {
     "client": [],
     "worker": [],
     "workerpool": [],
+    "control": [
+        "records",
+        "standing",
+        "reports",
+        "filters",
+        "sessions",
+        "listing",
+        "overview",
+        "failing",
+        "history",
+        "acting",
+        "pausing",
+        "patient",
+        "checks_of_server",
+        "checks_of_table",
+        "checks_of_work",
+        "checkup",
+        "base",
+        "looks",
+        "acts",
+        "pauses",
+        "control",
+        "__init__",
+    ],
     "__init__": [],
     "jobs": [
         "errors",
@@ -229,7 +262,7 @@ def test_what_a_module_lists_as_public_exists(path: Path) -> None:
         assert hasattr(module, public), public
 
 
-@pytest.mark.parametrize("name", ["qg", "qg.jobs", "qg.aio"])
+@pytest.mark.parametrize("name", ["qg", "qg.control", "qg.jobs", "qg.aio"])
 def test_everything_public_is_documented(name: str) -> None:
     package = needs(name)
     for public in package.__all__:
@@ -267,7 +300,7 @@ def test_the_core_needs_psycopg2_alone() -> None:
 
 def test_the_map_in_contributing_names_each_room_and_each_of_its_modules() -> None:
     text = Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
-    for room in ("database", "locking", "enqueuing", "working", "aio"):
+    for room in ("database", "locking", "enqueuing", "working", "control", "aio"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{room}/`")]
         assert {*re.findall(r"`(\w+)\.py`", line), "__init__"} == set(ORDER[room])
 

@@ -127,7 +127,7 @@ def test_what_people_write_stays_as_it_is() -> None:
 
 
 # Texts of our own: a name in the code, one of our sentences.
-OURS = {"type(cause).__name__", "type(error).__name__", "duty.name", "done", "purpose"}
+OURS = {"type(cause).__name__", "type(error).__name__", "duty.name", "done", "purpose", "report.action"}
 
 
 def logged() -> Iterator[tuple[str, ast.expr]]:

@@ -9,7 +9,19 @@ from typing import Any, NamedTuple
 from qg.tables.columns import columns_of
 from qg.tables.table import Statement, Table
 
-__all__ = ["LACKED", "Lack", "Right", "lacked_params", "to_create_functions", "to_enlist", "to_work"]
+__all__ = [
+    "LACKED",
+    "Lack",
+    "Right",
+    "lacked_params",
+    "to_act",
+    "to_create_functions",
+    "to_enlist",
+    "to_look",
+    "to_obey",
+    "to_pause",
+    "to_work",
+]
 
 
 class Right(NamedTuple):
@@ -168,3 +180,47 @@ def to_enlist(table: Table) -> list[Right]:
 def to_create_functions() -> list[Right]:
     """Return what it takes for a session to have functions of its own."""
     return [Right("TEMPORARY", "DATABASE")]
+
+
+def to_look(table: Table) -> list[Right]:
+    """Return what it takes to see all that :mod:`qg.control` shows; what isn't there isn't needed."""
+    schema = table.schema
+    names = ("qg_queues", "qg_jobs_history", "qg_jobs_worker_pool", "qg_jobs_schedule")
+    return [
+        Right("USAGE", "SCHEMA", schema),
+        Right("SELECT", "TABLE", schema, "que_jobs", tuple(sorted(columns_of(table.version)))),
+        *([Right("SELECT", "TABLE", schema, "que_lockers")] if table.lockers is not None else []),
+        *(Right("SELECT", "TABLE", schema, name) for name in names),
+    ]
+
+
+def to_act(table: Table) -> list[Right]:
+    """Return what it takes to change and to delete jobs from outside."""
+    schema = table.schema
+    changed, called = (_V3_CHANGED, ()) if table.version == 3 else (_V4_CHANGED, _V4_CALLED)
+    # A row that is to be deleted is locked first, which takes the right to update it.
+    columns = tuple(dict.fromkeys((*changed, "priority", "queue")))
+    return [
+        Right("USAGE", "SCHEMA", schema),
+        Right("SELECT", "TABLE", schema, "que_jobs", tuple(sorted(columns_of(table.version)))),
+        Right("UPDATE", "TABLE", schema, "que_jobs", columns),
+        Right("DELETE", "TABLE", schema, "que_jobs"),
+        *([Right("SELECT", "TABLE", schema, "que_lockers")] if table.lockers is not None else []),
+        *(Right("EXECUTE", "FUNCTION", schema, name) for name in called),
+    ]
+
+
+def to_pause(table: Table) -> list[Right]:
+    """Return what it takes to pause and to resume queues."""
+    return [
+        Right("USAGE", "SCHEMA", table.schema),
+        *(
+            Right(privilege, "TABLE", table.schema, "qg_queues")
+            for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        ),
+    ]
+
+
+def to_obey(table: Table) -> list[Right]:
+    """Return what it takes for a worker to see that its queue is paused."""
+    return [Right("SELECT", "TABLE", table.schema, "qg_queues")]

@@ -1,0 +1,61 @@
+"""The checkup: every check, one after the other, and what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg2
+
+from qg.control import checks_of_server, checks_of_table, checks_of_work
+from qg.control.patient import Patient, lack_of
+from qg.control.reports import Finding, Severity
+from qg.database.database import Database
+from qg.database.session import Session
+from qg.failures import one_line
+from qg.tables import Table
+from qg.tables.rights import to_look
+
+__all__ = ["checkup"]
+
+_CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+    checks_of_table.check_rights,
+    checks_of_table.check_table,
+    checks_of_table.check_indexes,
+    checks_of_table.check_dead_rows,
+    checks_of_table.check_wakeups,
+    checks_of_server.check_pooler,
+    checks_of_server.check_writing,
+    checks_of_server.check_timeouts,
+    checks_of_server.check_capacity,
+    checks_of_server.check_snapshots,
+    checks_of_server.check_schemas,
+    checks_of_server.check_clock,
+    checks_of_server.check_jit,
+    checks_of_work.check_locks,
+    checks_of_work.check_holders,
+    checks_of_work.check_queues,
+    checks_of_work.check_pauses,
+    checks_of_work.check_args,
+)
+
+
+def checkup(database: Database) -> list[Finding]:
+    """Return the findings, the worst first. Some dozen messages on a session of its own.
+
+    A check that the role has no right to is a finding, too.
+    """
+
+    def find(session: Session, table: Table) -> list[Finding]:
+        patient = Patient(database, session, table)
+        found: list[Finding] = []
+        for check in _CHECKS:
+            try:
+                found += check(patient)
+            except psycopg2.errors.InsufficientPrivilege as error:
+                lack = lack_of(session, to_look(table))
+                mend = "give the role what it needs" if lack is None else lack.grants
+                name = check.__name__.removeprefix("check_")
+                found.append(Finding(Severity.WARNING, name, f"this role may not look: {one_line(error)}", mend))
+        return sorted(found, key=lambda each: -each.severity)
+
+    return database.run(find)
