@@ -108,6 +108,8 @@ class Job:
     def lost(self) -> bool:
         """Whether the session that holds the job's lock has ended, so that somebody else may work the job by now.
 
+        It is true as well once somebody has cancelled the job (:meth:`qg.control.Control.delete`), if the worker's
+        pool listens; that is logged as ``job_cancelled``.
         Looked up when it is asked for, at the connection's socket and without a message. What the server, or
         the network, hasn't told yet isn't seen. Stays true once it was, and is then logged as ``lock_lost``.
         """
@@ -120,7 +122,9 @@ class Job:
             ErrLockLost: if :attr:`lost`; what else the handler would do, somebody else may be doing too.
         """
         if self.lost:
-            raise ErrLockLost(f"the session of {self!r} has ended while it ran, and its lock with it; stop here")
+            raise ErrLockLost(
+                f"the session of {self!r} has ended while it ran, and its lock with it, or it was cancelled; stop here"
+            )
 
     def delete(self) -> None:
         """Delete the job from the table: its work is done.

@@ -95,7 +95,7 @@ class Worker(Configurable):
 
         Leases a connection for this one job and takes a statement for each step; what work() does
         with one message a job comes to the same. A failure of the handler is the job's and is
-        recorded there; it isn't raised.
+        recorded there; it isn't raised. While the queue is paused, no job is worked.
 
         Raises:
             ErrAgain, ErrClientClosed, psycopg2.Error: if no job could be locked.
@@ -103,6 +103,11 @@ class Worker(Configurable):
         database, options = self._engine.database, self._options
         session = database.lease()
         try:
+            if self._engine.paused.overdue:
+                database.on_table(session, lambda table: self._engine.paused.look(session, table))
+            if self._engine.paused.has(options.queue, database.table):
+                session.give_back()
+                return False
             types = options.types(self._runner.work_map)
             job = database.on_table(
                 session,

@@ -98,7 +98,8 @@ def left(database: Database) -> list[int]:
 def kinds(network: Network, *, lockers: bool = False) -> list[str]:
     """What each message does, in short; with *lockers* those to their table too, one at each end of a worker's work.
 
-    What a session is called counts for nothing: it is said once, and taken back once.
+    What a session is called counts for nothing: it is said once, and taken back once. Nor does the look whether a queue
+    is paused, once in 1.5 s for all workers of a client.
     """
     known = {
         "INSERT INTO que_lockers": "enlist",
@@ -117,6 +118,8 @@ def kinds(network: Network, *, lockers: bool = False) -> list[str]:
     for statement in network.statements:
         plain = statement.replace('"public".', "").replace("pg_catalog.", "")
         if plain.startswith("SELECT set_config('application_name'") and ";" not in plain:
+            continue
+        if "qg_queues" in plain:
             continue
         parts = [short for text, short in known.items() if text in plain]
         result.append("+".join(parts) or statement)

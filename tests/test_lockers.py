@@ -330,7 +330,8 @@ def test_a_role_that_may_only_read_lockers_polls_and_that_is_said_once(
 ) -> None:
     role = f"{database.value('SELECT current_database()')}_reader"
     database.query(f"CREATE ROLE {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON que_jobs TO {role}")
-    database.query(f"GRANT USAGE ON SEQUENCE que_jobs_id_seq TO {role}; GRANT SELECT ON que_lockers TO {role}")
+    database.query(f"GRANT USAGE ON SEQUENCE que_jobs_id_seq TO {role}")
+    database.query(f"GRANT SELECT ON que_lockers, qg_queues TO {role}")
     work = Worked()
     try:
         dsn = make_dsn(database.dsn, options=f"-c role={role}")

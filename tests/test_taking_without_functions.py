@@ -24,7 +24,7 @@ def no_temp(make_database) -> Iterator[str]:
         role = f"{name}_role"
         database.query(f"REVOKE TEMP ON DATABASE {name} FROM PUBLIC; CREATE ROLE {role}")
         database.query(f"GRANT SELECT, INSERT, UPDATE, DELETE ON que_jobs TO {role}")
-        database.query(f"GRANT SELECT ON jobs TO {role}")
+        database.query(f"GRANT SELECT ON jobs, qg_queues TO {role}")
         if VERSION > 3:
             database.query(f"GRANT SELECT, INSERT, DELETE ON que_lockers TO {role}")
         database.query(f"GRANT USAGE ON SEQUENCE que_jobs_{ID}_seq TO {role}")

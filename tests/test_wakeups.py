@@ -350,7 +350,8 @@ def test_a_role_that_may_not_write_lockers_works_jobs_all_the_same_and_that_is_s
 ) -> None:
     role = f"{database.value('SELECT current_database()')}_role"
     database.query(f"CREATE ROLE {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON que_jobs TO {role}")
-    database.query(f"GRANT USAGE ON SEQUENCE que_jobs_id_seq TO {role}; GRANT SELECT ON que_lockers TO {role}")
+    database.query(f"GRANT USAGE ON SEQUENCE que_jobs_id_seq TO {role}")
+    database.query(f"GRANT SELECT ON que_lockers, qg_queues TO {role}")
     try:
         dsn = make_dsn(database.dsn, options=f"-c role={role}")
         with qg.Client(dsn) as client, qg.WorkerPool(client, {"MyJob": lambda job: None}, 2, interval=0.02):

@@ -5,7 +5,6 @@ A worker that got the lock in between would work a job that is deleted, or take 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +21,7 @@ from qg.errors import ErrAgain, ErrInvalidOption
 from qg.tables import Statement, Table
 from qg.tables.acts import TRY_LOCKS, Acts, acts_on
 from qg.tables.locking import UNLOCK_JOBS, array
-from qg.tables.pauses import NOTIFY
+from qg.tables.pauses import NOTIFY, tell_cancelled
 
 __all__ = ["Action", "act", "checked_ids"]
 
@@ -214,8 +213,7 @@ class _Batch:
         """Change jobs that somebody works: what he writes isn't committed then, and he hears of it where he listens."""
         cancelled = [number for number, _ in self._change(ids)]
         for first in range(0, len(cancelled), _TOLD):
-            told = {"message_type": "qg_cancel", "ids": cancelled[first : first + _TOLD]}
-            self._session.run(NOTIFY, (json.dumps(told),))
+            self._session.run(NOTIFY, (tell_cancelled(cancelled[first : first + _TOLD]),))
         return cancelled
 
     def _left_held(self, ids: set[int]) -> list[Left]:

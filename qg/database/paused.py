@@ -14,9 +14,10 @@ from qg.tables import Table
 from qg.tables.pauses import pauses_in
 from qg.tables.rights import to_obey
 
-__all__ = ["PausedQueues"]
+__all__ = ["LOOK_SECONDS", "PausedQueues"]
 
-_LOOK_SECONDS = 1.5
+LOOK_SECONDS = 1.5
+"""How often it is looked which queues are paused."""
 
 
 class PausedQueues:
@@ -34,6 +35,7 @@ class PausedQueues:
         self._mutex = threading.Lock()
         self._paused: frozenset[str] = frozenset()
         self._look_at = 0.0
+        self._has_looked = False
         # The schema whose table is known to be there, and readable.
         self._readable_in: str | None = None
         self._refusal_logged = False
@@ -54,18 +56,21 @@ class PausedQueues:
     def look(self, session: Session, table: Table) -> bool:
         """Look which queues are paused, and return whether others are than before.
 
-        One message on *session*, which must be idle, outside any transaction; a second one at first. While another
-        thread looks, this does nothing.
+        One message on *session*, which must be idle, outside any transaction; a second one at first. If another thread
+        looks just then, this does nothing; but for the first time, when it waits for that.
 
         Raises:
             psycopg2.Error: if the session fails. What the table, or its absence, or a lack of rights has to do
                 with isn't raised: then no queue is paused.
         """
-        if not self._mutex.acquire(blocking=False):
+        if not self._mutex.acquire(blocking=not self._has_looked):
             return False
         try:
-            self._look_at = time.monotonic() + _LOOK_SECONDS
+            if not self.overdue:
+                return False
+            look_at = time.monotonic() + LOOK_SECONDS
             before, self._paused = self._paused, self._find(session, table)
+            self._look_at, self._has_looked = look_at, True
             return before != self._paused
         finally:
             self._mutex.release()

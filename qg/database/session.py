@@ -34,6 +34,7 @@ from qg.tables.locking import (
     UNLOCK_JOB,
     UNLOCK_OTHERS,
 )
+from qg.tables.pauses import CONTROL_CHANNEL
 from qg.tables.settings import BACKEND_PID, NAME_SESSION, RESET_TRANSACTIONS, SET_IDLE_TIMEOUT
 
 __all__ = ["Session"]
@@ -412,12 +413,12 @@ class Session:
             self.run(NAME_SESSION, (name,))
 
     def listen(self, table: Table) -> None:
-        """Hear of the jobs that are enqueued in *table*, from now on."""
+        """Hear of the jobs that are enqueued in *table*, and of what is done to queues and jobs from outside."""
         self.make_ready_for_statements()
         # The server's own number; a pooler in between tells clients another one.
         self._channel = Identifier(table.channel(self.backend_pid or self.conn.info.backend_pid))
         with self._answer_by, plain_cursor(self.conn) as cur:
-            cur.execute(SQL("LISTEN {}").format(self._channel))
+            cur.execute(SQL("LISTEN {}; LISTEN {}").format(self._channel, Identifier(CONTROL_CHANNEL)))
 
     def notifications(self) -> list[str]:
         """Return what was heard since the last call; doesn't wait."""
@@ -432,7 +433,7 @@ class Session:
             return
         try:
             with self._answer_by, plain_cursor(self.conn) as cur:
-                cur.execute(SQL("UNLISTEN {}").format(self._channel))
+                cur.execute(SQL("UNLISTEN {}; UNLISTEN {}").format(self._channel, Identifier(CONTROL_CHANNEL)))
             self.conn.notifies.clear()
         except psycopg2.Error:
             self.close_now()

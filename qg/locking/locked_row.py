@@ -174,7 +174,12 @@ class LockedRow(SettlingRow):
         return self.session.idle and self._context.database.recheck(self._table, self.session)
 
     def log_lost(self) -> None:
-        """Log that the session ended while the job ran."""
+        """Log that the session ended while the job ran, or that the job was cancelled."""
+        if self._context.is_cancelled(self.row.id):
+            self._context.logger.warning(
+                "job_cancelled id=%d: somebody has deleted it, so what it writes through job.tx isn't kept", self.row.id
+            )
+            return
         self._context.logger.warning(
             "lock_lost id=%d: its session ended while it ran, so somebody else may be working it by now", self.row.id
         )

@@ -87,8 +87,11 @@ class SettlingRow:
 
     @property
     def lost(self) -> bool:
-        """Whether the session that holds the lock has ended, as far as can be seen without a message."""
-        return self._lock.lost
+        """Whether the session that holds the lock has ended, as far as can be seen without a message.
+
+        Or whether the job was cancelled, as far as was heard.
+        """
+        return self._lock.lost or self._context.is_cancelled(self.row.id)
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once.

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from qg.tables.table import Statement, identifier
 
-__all__ = ["CONTROL_CHANNEL", "NOTIFY", "Pauses", "pauses_in"]
+__all__ = ["CONTROL_CHANNEL", "NOTIFY", "Pauses", "Told", "pauses_in", "read_told", "tell_cancelled"]
 
 CONTROL_CHANNEL = "qg_control"
 """Where pools that listen hear, in JSON, that a queue was paused or resumed, or jobs cancelled."""
 
 # (text) -> one row.
 NOTIFY = Statement(f"SELECT pg_catalog.pg_notify('{CONTROL_CHANNEL}', $1::text)")
+
+
+class Told(NamedTuple):
+    """What was heard on the channel: which jobs were cancelled; none if it is about a pause."""
+
+    cancelled: frozenset[int]
+
+
+def tell_cancelled(ids: Iterable[int]) -> str:
+    """Return what tells that jobs were cancelled."""
+    return json.dumps({"message_type": "qg_cancel", "ids": list(ids)})
+
+
+def read_told(payload: str) -> Told | None:
+    """Return what a notification says; None if it says nothing of this."""
+    try:
+        message = json.loads(payload)
+        if message["message_type"] == "qg_pause":
+            return Told(frozenset())
+        if message["message_type"] == "qg_cancel":
+            return Told(frozenset(int(each) for each in message["ids"]))
+    except (ValueError, KeyError, TypeError):  # anybody may notify any channel of anything
+        pass
+    return None
+
 
 # A pause holds until its time is up, and then is as good as none.
 _HOLDS = "(paused_until IS NULL OR paused_until > pg_catalog.now())"

@@ -9,12 +9,14 @@ import psycopg2
 
 from qg.backoff import Backoff
 from qg.database.database import Database
+from qg.database.paused import PausedQueues
 from qg.database.rights import grants_for, require_rights
 from qg.database.session import Session
 from qg.failures import Logger, one_line, printable
 from qg.job import Job
 from qg.locking.context import LockContext
 from qg.locking.row_taker import RowTaker
+from qg.tables.pauses import Told
 from qg.tables.rights import Right, to_enlist, to_work
 from qg.working.job_taker import JobTaker
 
@@ -38,6 +40,7 @@ class Engine:
         self.rows = RowTaker(database)
         self.context = LockContext(database, self.rows, backoff, maximum_retry_count)
         self.jobs = JobTaker(self.context, job_class)
+        self.paused = PausedQueues(database.logger)
         self._enlisting_failed = threading.Event()
         self._kept_logged = threading.Event()
 
@@ -61,6 +64,11 @@ class Engine:
                 printable(queue),
             )
         return kept
+
+    def note_told(self, told: Told) -> None:
+        """Note what was heard of: jobs that were cancelled, or that a queue was paused or goes on."""
+        self.context.note_cancelled(told.cancelled)
+        self.paused.look_soon()
 
     def require_rights(self, also: Sequence[Right] = ()) -> None:
         """Look whether the role may work jobs, so that none is run whose outcome can't be written.

@@ -13,6 +13,7 @@ from qg.database.session import Session
 from qg.errors import ErrClientClosed, ErrTooFewConnections
 from qg.failures import one_line, printable
 from qg.tables import Table
+from qg.tables.pauses import read_told
 from qg.working.engine import Engine
 from qg.working.sleepers import Sleepers
 from qg.working.threads import BackgroundThread
@@ -166,7 +167,11 @@ class Listener:
             # The table of lockers may have been emptied, or replaced by another.
             self._engine.enlist(session, self._queue, self._workers)
         queue = table.queue_name(self._queue)
-        heard = [table.read_notification(payload) for payload in session.notifications()]
+        payloads = session.notifications()
+        for told in filter(None, map(read_told, payloads)):
+            self._engine.note_told(told)
+            self._sleepers.wake(self._sleepers.count)
+        heard = [table.read_notification(payload) for payload in payloads]
         due = [each[1] for each in heard if each is not None and each[0] == queue]
         if due:
             # One looks even if none is due: so it learns when the next one will be.

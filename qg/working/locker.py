@@ -99,6 +99,9 @@ class Locker(Loop):
         self._replace_if_old()
         session = self._sound_session()
         self._enlist(session, table)
+        if self._is_paused(session if self._engine.paused.overdue else None, table):
+            self._settle()
+            return Outcome.PAUSED
         if self._crew.take_unrecorded():
             self._settle()
             raise Unrecorded  # or the job would be taken again at once

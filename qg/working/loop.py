@@ -10,6 +10,7 @@ import psycopg2
 from qg.backoff import reconnect_pause
 from qg.database.known_table import STALE
 from qg.database.outage import Outage
+from qg.database.paused import LOOK_SECONDS
 from qg.database.session import Session
 from qg.errors import ErrAgain, ErrClientClosed, ErrPooler, ErrRights
 from qg.failures import one_line, printable
@@ -32,6 +33,7 @@ class Outcome(Enum):
     WORKED = "a job was worked, well or badly"
     IDLE = "no job was due"
     TURNED_AWAY = "enough other workers are taking jobs"
+    PAUSED = "the queue is paused"
     MIGRATED = "the table is another one now"
     LOCK_LOST = "the session had lost its locks"
     UNRECORDED = "what became of a job couldn't be written"
@@ -172,6 +174,11 @@ class Loop(ABC):
             case Outcome.TURNED_AWAY:
                 if not self._stopping:
                     self._sleepers.sleep(self._wake_up, self._interval, None, calls)
+            case Outcome.PAUSED:
+                self._failures = 0
+                self._end_outage()
+                if not self._stopping:
+                    self._sleepers.sleep(self._wake_up, min(self._interval, LOOK_SECONDS), None, calls)
             case Outcome.MIGRATED:
                 self._free_session()
             case Outcome.LOCK_LOST:
@@ -217,6 +224,16 @@ class Loop(ABC):
 
     def _is_sound(self, session: Session) -> bool:
         return session.alive
+
+    def _is_paused(self, session: Session | None, table: Table) -> bool:
+        """Whether the queue is paused, as somebody saw last; look first, on *session*, unless that is None."""
+        paused = self._engine.paused
+        if session is not None:
+            paused.look(session, table)
+        if not paused.has(self._options.queue, table):
+            return False
+        self._engine.logger.debug("queue_paused queue=%s", printable(self._options.queue))
+        return True
 
     def _enlist(self, session: Session, table: Table) -> None:
         if session.enlisted_in is not table:

@@ -51,10 +51,29 @@ class WorkLoop(Loop):
         self._batch: Batch | None = None
 
     def _work_on(self, table: Table) -> Outcome:
+        if self._is_paused(self._session_to_look_on(), table):
+            self._let_go()
+            self._enlist(self._sound_session(), table)
+            return Outcome.PAUSED
         batch = self._batch_to_take_from(table)
         outcome = self._work_next(batch, table)
         self._due = batch.seconds_until_next
         return outcome
+
+    def _session_to_look_on(self) -> Session | None:
+        """Return a session on which to look for pauses if it is time to; what has ended there is settled then.
+
+        None while jobs wait that are locked already: their turn is short.
+        """
+        if not self._engine.paused.overdue:
+            return None
+        if self._batch is not None:
+            if not self._batch.sends_next:
+                return None
+            if self._is_used_up(self._batch):
+                self._close_session()
+            self._let_go()
+        return self._sound_session()
 
     def _batch_to_take_from(self, table: Table) -> Batch:
         """Return the batch, on a session that is alive as far as we can see, and nobody else's."""

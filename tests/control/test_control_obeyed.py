@@ -1,0 +1,327 @@
+"""Workers obey: they take nothing of a queue that is paused, and hear that a job was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from outside import Place
+from support import Network, eventually, on_versions
+
+import qg
+from qg import aio
+from qg.control import Control
+from qg.database.paused import PausedQueues
+
+every_version = on_versions(3, 4, 5, 6, 7)
+old_and_new = on_versions(3, 7)
+KINDS: list[dict[str, Any]] = [{}, {"batch_size": 5}, {"connections": 1}]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=["plain", "batch_size=5", "connections=1"])
+NEVER = 3600.0
+
+
+class Gate:
+    """A handler that begins, and ends when the gate is open."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.opened = threading.Event()
+        self.first = threading.Event()
+
+    def __call__(self, job: qg.Job) -> None:
+        self.begun.append(job.id)
+        self.first.set()
+        assert self.opened.wait(10)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is always time to look."""
+    monkeypatch.setattr("qg.database.paused.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("qg.working.loop.LOOK_SECONDS", 0.02)
+
+
+def wait_for_looks() -> None:
+    """Wait until workers have looked so often for pauses that they would have taken something, if they had wanted."""
+    looked: list[bool] = []
+    look = PausedQueues.look
+
+    def counted(self: PausedQueues, *given: Any) -> bool:
+        looked.append(True)
+        return look(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PausedQueues, "look", counted)
+        eventually(lambda: len(looked) > 20)
+
+
+def notify(place: Place) -> None:
+    """Let the table notify."""
+    if place.version == 3:
+        qg.migrate(place.dsn, notify=True)
+
+
+@pytest.fixture
+def listening(place: Place, control: Control) -> Iterator[Callable[[], bool]]:
+    """The table notifies; a function that tells whether somebody listens."""
+    notify(place)
+    yield lambda: any(each.listens for each in control.workers())
+    if place.version == 3:
+        place.query("DROP TRIGGER qg_notify ON que_jobs")
+
+
+@every_version
+@each_kind
+def test_workers_take_nothing_of_a_paused_queue_and_go_on_when_it_is_resumed(
+    place: Place, control: Control, client: qg.Client, kind: dict[str, Any], no_wait: None
+) -> None:
+    control.pause("mail", even_if_unknown=True)
+    mail, other = place.add(), place.add(queue="other")
+    done: list[int] = []
+    work_map = {"MyJob": lambda job: done.append(job.id)}
+    with (
+        qg.WorkerPool(client, work_map, 2, queue="mail", interval=0.02, **kind),
+        qg.WorkerPool(client, work_map, 1, queue="other", interval=0.02, **kind),
+    ):
+        eventually(lambda: done == [other])
+        more = place.add()
+        wait_for_looks()
+        assert (done, place.locks()) == ([other], [])
+        assert control.resume("mail")
+        eventually(lambda: sorted(done) == sorted([mail, more, other]))
+        eventually(lambda: place.ids() == [])
+
+
+@old_and_new
+@each_kind
+def test_what_runs_when_its_queue_is_paused_ends_and_what_waits_is_let_go(
+    place: Place, control: Control, client: qg.Client, gate: Gate, kind: dict[str, Any], no_wait: None
+) -> None:
+    ids = [place.add(ahead=f"-{count} seconds") for count in range(6, 0, -1)]
+    with qg.WorkerPool(client, {"MyJob": gate}, 1, queue="mail", interval=0.02, **kind):
+        assert gate.first.wait(10)
+        control.pause("mail")
+        gate.opened.set()
+        eventually(lambda: place.locks() == [])
+        eventually(lambda: len(place.ids()) == 6 - len(gate.begun))
+        left = place.ids()
+        assert ids[0] not in left
+        wait_for_looks()
+        assert place.ids() == left
+        assert left
+        control.resume("mail")
+        eventually(lambda: place.ids() == [])
+
+
+@every_version
+def test_a_pool_that_listens_obeys_at_once(
+    place: Place, control: Control, client: qg.Client, listening: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qg.database.paused.LOOK_SECONDS", NEVER)
+    monkeypatch.setattr("qg.working.loop.LOOK_SECONDS", NEVER)
+    done: list[int] = []
+    with qg.WorkerPool(client, {"MyJob": lambda job: done.append(job.id)}, 2, queue="mail", interval=NEVER):
+        eventually(listening)
+        first = place.add()
+        eventually(lambda: done == [first])
+        seen = threading.Event()
+        has = PausedQueues.has
+        monkeypatch.setattr(PausedQueues, "has", lambda *given: has(*given) and not seen.set())
+        control.pause("mail")
+        assert seen.wait(10)
+        second = place.add()
+        assert done == [first]
+        control.resume("mail")
+        eventually(lambda: done == [first, second])
+
+
+@old_and_new
+def test_a_worker_by_itself_obeys_too(place: Place, control: Control, client: qg.Client, no_wait: None) -> None:
+    place.add()
+    done: list[int] = []
+    worker = qg.Worker(client, {"MyJob": lambda job: done.append(job.id)}, queue="mail", interval=0.02)
+    control.pause("mail")
+    assert not worker.work_one()
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    eventually(lambda: any(each.holder.name == "qg worker mail" for each in control.workers()) or not thread.is_alive())
+    assert done == []
+    control.resume("mail")
+    eventually(lambda: len(done) == 1)
+    assert worker.shutdown(10)
+    thread.join(10)
+    place.add()
+    assert worker.work_one()
+    assert len(done) == 2
+
+
+def test_whoever_locks_by_hand_isnt_kept_from_it(place: Place, control: Control, client: qg.Client) -> None:
+    place.add()
+    control.pause("mail")
+    with client.lock_job("mail") as job:
+        job.delete()
+
+
+def test_a_pool_that_starts_on_a_paused_queue_takes_nothing_with_any_of_its_workers(
+    place: Place, control: Control, client: qg.Client, gate: Gate
+) -> None:
+    """All of them want to know it at once, and one looks."""
+    for _ in range(8):
+        place.add()
+    control.pause("mail")
+    for kind in KINDS:
+        with qg.WorkerPool(client, {"MyJob": gate}, 4, queue="mail", interval=0.02, **kind) as pool:
+            eventually(lambda: sum(each.holder.name == "qg worker mail" for each in control.workers()) >= 1)
+            assert pool.shutdown(10)
+        assert gate.begun == []
+
+
+def test_a_busy_pool_looks_once_in_a_while_whatever_the_number_of_its_workers(
+    make_database: Callable[..., str],
+) -> None:
+    place = Place(make_database(version=7), 7)
+    network = Network(place.dsn)
+    try:
+        place.query(
+            "INSERT INTO que_jobs (job_class, queue, job_schema_version) "
+            "SELECT 'MyJob', 'mail', 2 FROM generate_series(1, 300)"
+        )
+        began = time.monotonic()
+        with (
+            qg.Client(network.dsn) as client,
+            qg.WorkerPool(client, {"MyJob": lambda job: None}, 4, queue="mail", interval=0.02),
+        ):
+            eventually(lambda: place.ids() == [])
+        looks = [each for each in network.statements if 'FROM "public".qg_queues' in each]
+        assert 1 <= len(looks) <= 1 + (time.monotonic() - began) / 1.5 + 1
+    finally:
+        network.cut()
+        place.close()
+
+
+# Cancelling
+
+
+@every_version
+@each_kind
+def test_a_job_that_is_cancelled_is_lost_where_its_pool_listens(
+    place: Place,
+    control: Control,
+    client: qg.Client,
+    listening: Callable[[], bool],
+    kind: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun = threading.Event()
+    seen: list[object] = []
+
+    def handler(job: qg.Job) -> None:
+        seen.append(job.lost)
+        begun.set()
+        eventually(lambda: job.lost)
+        with pytest.raises(qg.ErrLockLost, match="or it was cancelled; stop here"):
+            job.check()
+        seen.append(job.lost)
+
+    number = place.add()
+    with qg.WorkerPool(client, {"MyJob": handler}, 1, queue="mail", interval=NEVER, **kind):
+        assert begun.wait(10)
+        eventually(listening)
+        assert control.delete([number], cancel=True).cancelled == (number,)
+        eventually(lambda: seen == [False, True])
+        eventually(lambda: f"job_cancelled id={number}: somebody has deleted it" in caplog.text)
+        eventually(lambda: "job_gone" in caplog.text)
+    assert "job_failed" not in caplog.text
+
+
+@old_and_new
+def test_a_coroutine_whose_job_is_cancelled_is_cancelled(
+    place: Place, control: Control, client: qg.Client, listening: Callable[[], bool]
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def handler(job: qg.Job) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    number = place.add()
+    with qg.WorkerPool(client, {"MyJob": handler}, 1, queue="mail", interval=NEVER):
+        assert begun.wait(10)
+        eventually(listening)
+        control.delete([number], cancel=True)
+        assert ended.wait(10)
+    assert place.ids() == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "x",
+        "[]",
+        "{}",
+        "5",
+        "null",
+        '{"message_type": "x"}',
+        '{"message_type": "qg_cancel"}',
+        '{"message_type": "qg_cancel", "ids": ["a"]}',
+    ],
+)
+def test_what_anybody_else_says_on_the_channel_is_left_alone(
+    place: Place, control: Control, client: qg.Client, listening: Callable[[], bool], payload: str
+) -> None:
+    done = threading.Event()
+    with qg.WorkerPool(client, {"MyJob": lambda job: done.set()}, 1, queue="mail", interval=NEVER):
+        eventually(listening)
+        place.query("SELECT pg_notify('qg_control', %s)", (payload,))
+        place.add()
+        assert done.wait(10)
+        assert listening()
+
+
+# Coroutines
+
+
+@old_and_new
+def test_a_pool_of_coroutines_obeys_and_cancels_what_was_cancelled(
+    place: Place, control: Control, listening: Callable[[], bool], no_wait: None
+) -> None:
+    async def work() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def handler(job: aio.Job) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        async with aio.Client(place.dsn) as client:
+            control.pause("mail", even_if_unknown=True)
+            number = place.add()
+            async with aio.WorkerPool(client, {"MyJob": handler}, 3, queue="mail", interval=0.02):
+                await asyncio.to_thread(wait_for_looks)
+                assert not begun.is_set()
+                await asyncio.to_thread(control.resume, "mail")
+                await asyncio.wait_for(begun.wait(), 10)
+                await asyncio.to_thread(eventually, listening)
+                report = await asyncio.to_thread(control.delete, [number], cancel=True)
+                assert report.cancelled == (number,)
+                await asyncio.wait_for(ended.wait(), 10)
+
+    asyncio.run(work())
+    assert place.ids() == []
