@@ -66,6 +66,7 @@ def count_heads(layout: Layout) -> Statement:
 
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH RECURSIVE {pairs(layout, 1)}, {SHARE}
 SELECT pairs.queue, share.most, due.number, due.failed, ahead.number, ahead.failed, far.number, far.failed,
@@ -81,9 +82,12 @@ FROM share, pairs,
 def names(layout: Layout) -> Statement:
     """Return what names jobs by their ids."""
     if layout.id != "job_id":
-        return Statement(f"SELECT id, queue, job_class FROM {layout.que_jobs} WHERE id = ANY ($1::bigint[])")
+        return Statement(
+            by_index=True, text=f"SELECT id, queue, job_class FROM {layout.que_jobs} WHERE id = ANY ($1::bigint[])"
+        )
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH found AS MATERIALIZED (
     SELECT {layout.key} FROM {layout.que_jobs} WHERE job_id = ANY ($1::bigint[])
@@ -98,6 +102,7 @@ def names_in_heads(layout: Layout) -> Statement:
     begin, following = heads(layout)
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 {begin}
 SELECT {layout.id}, head.queue, job_class FROM {following} WHERE {layout.id} = ANY ($3::bigint[])
@@ -109,7 +114,9 @@ def types(layout: Layout) -> Statement:
     """Return what lists the types of the jobs that are taken next."""
     begin, following = heads(layout)
     return Statement(
-        without_jit=True, text=f"{begin} SELECT DISTINCT head.queue, job_class FROM {following} ORDER BY 1, 2"
+        without_jit=True,
+        by_index=True,
+        text=f"{begin} SELECT DISTINCT head.queue, job_class FROM {following} ORDER BY 1, 2",
     )
 
 
@@ -118,7 +125,8 @@ def queues(layout: Layout) -> Statement:
     place = ", ".join(layout.leading[:-1])
     last = ", ".join(f"place.{each}" for each in layout.leading[:-1])
     return Statement(
-        f"""
+        by_index=True,
+        text=f"""
 WITH RECURSIVE place AS (
     (SELECT {place} FROM {layout.selected} WHERE {layout.unsettled} AND {named(layout)} ORDER BY {place} LIMIT 1)
   UNION ALL
@@ -127,7 +135,7 @@ WITH RECURSIVE place AS (
     ) AS following
 )
 SELECT DISTINCT queue FROM (SELECT queue FROM place LIMIT $1::bigint) AS found
-"""
+""",
     )
 
 
@@ -149,6 +157,7 @@ def errors_ahead(layout: Layout) -> Statement:
     """Return what groups the errors of jobs that wait to be tried again."""
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"WITH RECURSIVE {pairs(layout, 1)}"
         + _grouped(
             layout,

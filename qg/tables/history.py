@@ -65,6 +65,7 @@ SELECT {attempt} FROM {place}.qg_jobs_history WHERE job_id = $1::bigint ORDER BY
         ),
         attempts=Statement(
             without_jit=True,
+            by_index=True,
             text=f"""
 WITH walk AS MATERIALIZED (
     SELECT pg_catalog.min(id) AS last, pg_catalog.count(*) AS number

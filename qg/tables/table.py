@@ -183,6 +183,9 @@ class Statement:
     # Whether it is never to be compiled, however dear its plan looks. Costs no message; holds where it is
     # run by itself, by call_sql.
     without_jit: bool = False
+    # Whether it is to follow an index, and neither to read nor to sort all that there is. The planner may know nothing
+    # yet of a table that has grown, or know it as it was. Holds where it is run by itself, too.
+    by_index: bool = False
 
     @property
     def prepare_sql(self) -> str:
@@ -226,8 +229,11 @@ class Statement:
 
     @property
     def _settings(self) -> str:
-        # A message of two statements is one transaction, unless one was begun before.
-        return "SET LOCAL jit = off; " if self.without_jit else ""
+        # A message of several statements is one transaction, unless one was begun before.
+        off = ["jit"] if self.without_jit else []
+        if self.by_index:
+            off += ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"]
+        return "".join(f"SET LOCAL {name} = off; " for name in off)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def newest_by_id(layout: Layout) -> Statement:
     given, fits = matches(layout, 3)
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH walk AS MATERIALIZED (
     SELECT pg_catalog.min(id) AS last, pg_catalog.count(*) AS number
@@ -80,6 +81,7 @@ def newest_by_run_at(layout: Layout) -> Statement:
     latest_first = f"run_at DESC, {layout.id} DESC"
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH RECURSIVE {pair(layout)}, walk AS MATERIALIZED (
     SELECT latest.*
@@ -118,6 +120,7 @@ def next_up(layout: Layout) -> Statement:
     given, fits = matches(layout, 7)
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH walk AS MATERIALIZED (
     SELECT {key}
@@ -165,9 +168,13 @@ def _seen(layout: Layout) -> str:
 def by_ids(layout: Layout) -> Statement:
     """Return what gives jobs by their ids."""
     if layout.id != "job_id":
-        return Statement(f"SELECT {_seen(layout)} FROM {layout.selected} WHERE id = ANY ($1::bigint[]) ORDER BY id")
+        return Statement(
+            by_index=True,
+            text=f"SELECT {_seen(layout)} FROM {layout.selected} WHERE id = ANY ($1::bigint[]) ORDER BY id",
+        )
     return Statement(
         without_jit=True,
+        by_index=True,
         text=f"""
 WITH found AS MATERIALIZED (
     SELECT {layout.key} FROM {layout.que_jobs} WHERE {layout.id} = ANY ($1::bigint[])
