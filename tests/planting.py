@@ -14,47 +14,63 @@ _WALK = "boolean, boolean, {}, bigint, bigint, integer[], text[], bigint[]"
 # another one; and some that are as good as pg_catalog's.
 FUNCTIONS = {
     "array_fill": ["integer, integer[]", "text, integer[]", "bigint, integer[]"],
+    "age": ["xid"],
     "cardinality": ["integer[]", "bigint[]", "smallint[]", "timestamptz[]"],
+    "concat_ws": ["text, text, text"],
     "count": ["bigint"],
     "current_setting": ["text, boolean", "text"],
     "format": ["text, bigint, text"],
     "host": ["inet"],
+    "has_table_privilege": ["oid, text"],
     "isfinite": ["timestamptz"],
     "json_agg": ["json"],
     "json_build_array": [
         _ROW,
         f"{_ROW}, text, text",
+        "bigint",
         "bigint, timestamptz",
+        "timestamptz, bigint",
+        "text, smallint, timestamptz, bigint",
         *(
             _WALK.format(seconds) + more
             for seconds in ("numeric", "double precision")
             for more in ("", ", integer, integer")
         ),
     ],
+    "json_array_elements": ["json"],
+    "json_array_elements_text": ["json"],
+    "json_build_object": ["text, text, text, text, text, smallint, text, bigint, text, text"],
     "jsonb_build_object": ["text, jsonb"],
     "left": ["text, integer"],
-    "max": ["integer"],
+    "lower": ["text"],
+    "max": ["integer", "bigint", "timestamptz"],
     "md5": ["text"],
-    "min": ["timestamptz"],
+    "min": ["timestamptz", "bigint"],
     "obj_description": ["oid, text", "oid, name"],
     "pg_advisory_unlock": ["bigint"],
     "pg_notify": ["text, text"],
     "pg_stat_get_xact_blocks_fetched": ["regclass"],
     "pg_stat_get_xact_tuples_returned": ["regclass"],
     "pg_try_advisory_lock": ["bigint"],
+    "pg_blocking_pids": ["integer"],
     "quote_ident": ["name"],
     "set_config": ["text, text, boolean"],
     "split_part": ["text, text, text"],
     "strpos": ["text, text"],
+    "starts_with": ["text, text"],
     "substr": ["text, integer"],
+    "timezone": ["text, timestamptz"],
+    "to_char": ["timestamp, text"],
     "to_json": ["timestamptz", "text"],
     "txid_status": ["bigint"],
     "unnest": ["text[]", "bigint[]", "name[]", "integer[]", "smallint[]", "timestamptz[]"],
 }
 OPERATORS = {
     "#>>": ["json, json", "json, text", "json, text[]"],
-    "->": ["jsonb, jsonb", "jsonb, text"],
+    "->": ["jsonb, jsonb", "jsonb, text", "json, json", "json, integer"],
     "->>": ["json, json", "json, integer"],
+    "/": ["bigint, integer", "bigint, bigint"],
+    "<>": ["integer, integer", "name, name", "name, text"],
     "=": ["oid, regclass", "regclass, oid", "text, text", "bigint, bigint", "jsonb, jsonb", "smallint, integer"],
     "@>": ["text[], text[]"],
     "<=": ["timestamptz, timestamptz"],
@@ -70,7 +86,7 @@ OPERATORS = {
         "bigint[], bigint[]",
         "timestamptz[], timestamptz",
     ],
-    "*": ["double precision, interval", "bigint, interval"],
+    "*": ["double precision, interval", "bigint, interval", "integer, interval"],
     "+": ["timestamptz, interval", "bigint, bigint"],
     "-": ["timestamptz, timestamptz", "timestamptz, interval", "bigint, bigint"],
 }
@@ -93,7 +109,7 @@ def plant_in(dsn: str) -> str:
         for number, (name, every) in enumerate(OPERATORS.items()):
             for arguments in every:
                 left, right = arguments.split(", ")
-                returns = "boolean" if name in ("=", "@>", "<=", ">") else "text"
+                returns = "boolean" if name in ("=", "@>", "<=", ">", "<>") else "text"
                 database.query(
                     f"{_plant(f'operator_{number}', arguments, returns)}"
                     f"CREATE OPERATOR evil.{name} (FUNCTION = evil.operator_{number}, LEFTARG = {left}, "

@@ -173,6 +173,8 @@ class Looking(Base):
             raise ErrInvalidOption(f"limit must be a number of attempts, 1 to {_LONGEST_PAGE}, not {limit!r}")
         if before is not None:
             (before,) = checked_ids([before])
+        if success is not None and not isinstance(success, bool):
+            raise ErrInvalidOption(f"success must be True, False or None, not {success!r}")
         fits = Filter(queue=queue, type=type)
 
         def find(session: Session, table: Table) -> tuple[list[Attempt], int | None]:
