@@ -17,6 +17,7 @@ from benchmarks import (
     enqueue,
     facade,
     footprint,
+    looks,
     pickup,
     scale,
     snapshots,
@@ -41,6 +42,7 @@ _SCENARIOS: dict[str, Callable[[Run], None]] = {
     "facade": facade.measure,
     "connections": connections.measure,
     "scale": scale.measure,
+    "looks": looks.measure,
 }
 _RESULTS = "results.json"
 _REPORT = "report.txt"
@@ -51,6 +53,7 @@ _FULL = Durations(
     workers=(1, 2, 4, 8),
     pickups=200,
     depths=(1_000, 100_000, 1_000_000),
+    attempts=10_000_000,
     dead_rows=100_000,
     steady_seconds=120,
     hold_seconds=120,
@@ -63,6 +66,7 @@ _QUICK = Durations(
     workers=(1, 4),
     pickups=50,
     depths=(1_000, 20_000),
+    attempts=100_000,
     dead_rows=20_000,
     steady_seconds=10,
     hold_seconds=8,

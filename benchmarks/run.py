@@ -25,6 +25,7 @@ class Durations:
         workers: how many workers drain.
         pickups: how many jobs are enqueued one after another to an idle worker, each round.
         depths: the backlogs, in jobs.
+        attempts: how many the history has that is looked at.
         dead_rows: how many dead rows a held snapshot keeps.
         steady_seconds: how long 800 jobs a second are enqueued.
         hold_seconds: how long each of the three snapshots is held meanwhile.
@@ -37,6 +38,7 @@ class Durations:
     workers: Sequence[int]
     pickups: int
     depths: Sequence[int]
+    attempts: int
     dead_rows: int
     steady_seconds: int
     hold_seconds: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import connections, drain, enqueue, facade, footprint, pickup, scale, snapshots, steady, waiting
+from benchmarks import connections, drain, enqueue, facade, footprint, looks, pickup, scale, snapshots, steady, waiting
 from benchmarks.contenders import (
     BATCHES,
     DOING_NOTHING,
@@ -50,6 +50,7 @@ def verdicts(results: Results) -> list[Verdict]:
         _facade,
         _few_connections,
         _scaling,
+        _looks,
     )
     return [verdict for part in parts for verdict in part(results)]
 
@@ -181,6 +182,17 @@ def _scaling(results: Results) -> Iterator[Verdict]:
         best = _most(rates.values())
         for workers in scale.MANY:
             yield _ratio(f"batches of 100, {scale.case(way, workers)}", rates[workers], best, 0.9, "the best number")
+
+
+def _looks(results: Results) -> Iterator[Verdict]:
+    for version in looks.VERSIONS:
+        for look in (*looks.LOOKS, looks.BY_ID):
+            if look == looks.HISTORY and version != looks.VERSIONS[-1]:
+                continue
+            about = looks.case(version, look)
+            # A checkup is a dozen looks, and nobody waits for it.
+            limit = 1000.0 if look == "checkup" else 100.0
+            yield _at_most(f"look, {about}", results.value("looks", about), limit, "ms")
 
 
 def _most(rates: Iterable[float | None]) -> float | None:
