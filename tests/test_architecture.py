@@ -166,7 +166,21 @@ ORDER: dict[str, list[str]] = {
     ],
     "aio": ["threads", "daemons", "awaited", "own_transactions", "job", "client", "hands", "workerpool", "__init__"],
     "pytest_plugin": [],
-    "cli": ["server", "termination", "files", "display", "demo", "commands", "__init__"],
+    "cli": [
+        "status",
+        "endings",
+        "commanding",
+        "output",
+        "options",
+        "server",
+        "termination",
+        "files",
+        "display",
+        "demo",
+        "demo_command",
+        "commands",
+        "__init__",
+    ],
 }
 ROOMS = list(ORDER)
 # What each place in the package is, from left to right.

@@ -137,7 +137,7 @@ def test_a_file_that_vanishes_ends_the_demo_with_exit_status_1(
     folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, left_out = text_files(folder)
-    monkeypatch.setattr("qg.cli.commands.text_files", lambda path: ([*files, folder / "gone.txt"], left_out))
+    monkeypatch.setattr("qg.cli.demo_command.text_files", lambda path: ([*files, folder / "gone.txt"], left_out))
     result = run("demo", "--path", folder, "--dsn", database.dsn)
     assert result.exit_code == 1
     assert "7 results for 8 files" in result.output
@@ -192,14 +192,13 @@ def test_without_click_the_command_names_the_extra(
         cli.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
-        "Error: the qg command needs click, which isn't installed; pip install 'qg[demo]'\n"
+        "Error: the qg command needs click, which isn't installed; pip install 'qg[cli]'\n"
     )
 
 
 def test_a_module_of_our_own_that_is_missing_isnt_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, "qg.cli.demo")
+    hide(monkeypatch, "qg.cli.commanding")
     monkeypatch.delitem(sys.modules, "qg.cli.commands")
-    monkeypatch.delattr(cli, "demo")
     with pytest.raises(ImportError, match=r"qg\.cli"):
         cli.main()
 

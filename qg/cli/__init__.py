@@ -11,14 +11,14 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; the entry point of the package.
 
-    Exit status: 0, it did what it should; 1, it ran but to no good end; 2, it couldn't run.
+    Exit status: as :mod:`qg.cli.status` has them.
     """
     try:
         from qg.cli.commands import commands
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if error.name != "click":
             raise
-        sys.stderr.write(f"Error: the qg command needs {error.name}, which isn't installed; pip install 'qg[demo]'\n")
+        sys.stderr.write("Error: the qg command needs click, which isn't installed; pip install 'qg[cli]'\n")
         sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that the terminal's encoding can't show is no reason to end.

@@ -1,0 +1,56 @@
+"""How a command ends: whatever a user can cause is one line on standard error, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import psycopg2
+
+from qg.cli.status import BY_CLOSED_PIPE, BY_CTRL_C, Status
+from qg.errors import QgError
+from qg.failures import one_line
+
+__all__ = ["Ended", "status_of"]
+
+
+class Ended(click.ClickException):
+    """Ends a command with a sentence on standard error.
+
+    Args:
+        message: the sentence: what happened, to what, and what to do.
+        status: the exit status.
+    """
+
+    def __init__(self, message: str, status: int = Status.COULD_NOT_RUN) -> None:
+        super().__init__(message)
+        self.exit_code = int(status)  # type: ignore[misc] - of the class in click
+
+
+def status_of(run: Callable[[], Any]) -> int:
+    """Run a command, and return its exit status: what *run* returns, None being 0.
+
+    Raises:
+        Ended: instead of an error that a user can cause.
+    """
+    try:
+        status = run()
+        sys.stdout.flush()
+        return int(status or Status.DONE)
+    except BrokenPipeError:
+        # The reader has seen enough. Nothing is left to be written when Python closes the file.
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BY_CLOSED_PIPE
+    except KeyboardInterrupt:
+        return BY_CTRL_C
+    except click.Abort as abort:
+        # At a question; click has made it of Ctrl-C, or of the end of the input.
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            return BY_CTRL_C
+        raise Ended("the question got no answer, so nothing was done; give --yes", Status.NO) from abort
+    except (QgError, psycopg2.Error, OSError) as error:
+        raise Ended(one_line(error)) from error

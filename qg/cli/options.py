@@ -1,0 +1,66 @@
+"""Options that commands share, and the database that they lead to."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from qg.cli.output import Output
+from qg.control import Control
+
+__all__ = ["Asked", "common", "database_option"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# libpq's own variables are what an empty DSN falls back on.
+database_option = click.option(
+    "--dsn",
+    envvar=["QG_DSN", "DATABASE_URL"],
+    default="",
+    help="The database, as a URL or a libpq DSN. Otherwise QG_DSN, DATABASE_URL, or libpq's variables (PGHOST, …) "
+    "say which. Others on the machine can read what stands on a command line; a password is safer in a variable.",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What each command is told.
+
+    Attributes:
+        dsn: the database; "" means that libpq's variables say which.
+        out: what is printed, and how.
+    """
+
+    dsn: str
+    out: Output
+
+    def control(self, by: str | None = None) -> Control:
+        """Connect, to look and to act as *by*; whoever is logged in by default."""
+        return Control(self.dsn, by=by or _login())
+
+
+def common(function: _Function) -> Callable[..., Any]:
+    """Give a command --dsn, --json and --quiet. It is called with an Asked, and with its own options."""
+
+    @database_option
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, an object a line.")
+    @click.option("--quiet", is_flag=True, help="Print ids or names alone, one a line.")
+    @functools.wraps(function)
+    def command(dsn: str, as_json: bool, quiet: bool, **options: Any) -> Any:
+        if as_json and quiet:
+            raise click.UsageError("give --json or --quiet, not both")
+        return function(Asked(dsn, Output(as_json=as_json, quiet=quiet)), **options)
+
+    return command
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without a name for its user; the database's user stands in
+        return None
