@@ -8,7 +8,7 @@ from qg.database.sources import source_from, transaction
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import migrations, version_of
 
-__all__ = ["migrate", "schema_version"]
+__all__ = ["migrate", "migration_sql", "schema_version"]
 
 
 def migrate(source: object, version: int | None = None, *, notify: bool = False) -> None:
@@ -91,6 +91,27 @@ def _check(version: int | None, notify: bool) -> None:
             f"a que_jobs table of version {version} has no queues to notify of; migrate to version 3 or above, "
             "or leave notify out"
         )
+
+
+def migration_sql(version: int = 3, *, found: int = 0, schema: str = "public", notify: bool = False) -> str:
+    """Return the SQL that does what migrate() does, for migrations that run elsewhere.
+
+    It is to be run in one transaction, whose search_path it leaves as it was. Needs no database.
+
+    Args:
+        version: to which version, 1 to 7.
+        found: of which version the table is; 0 where there is none.
+        schema: the schema that the table is in, or is to be in.
+        notify: as in migrate().
+
+    Raises:
+        ErrInvalidOption: for a version that there isn't, or for *notify* with a table below version 3.
+    """
+    _check(found, notify=False)
+    _check(version, notify)
+    if version == 0:
+        raise ErrInvalidOption("migration_sql leads to versions from 1 on; migrate(source, 0) drops the table")
+    return migrations.text(schema, found, version, notify=notify and version == 3)
 
 
 def schema_version(source: object) -> int:

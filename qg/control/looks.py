@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from qg.control.acting import checked_ids
@@ -26,7 +26,8 @@ from qg.control.sessions import find_workers
 from qg.control.standing import Overview, Pause, PoolView, ScheduleView, WorkerView
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption, ErrUnknownJob
-from qg.tables import Table
+from qg.tables import Table, timestamp
+from qg.tables.checks import CLOCK
 
 __all__ = ["Looking"]
 
@@ -49,6 +50,10 @@ class Looking(Base):
             return find_overview(session, table, find_pauses(session, table), exact=exact)
 
         return self._look(find)
+
+    def now(self) -> datetime:
+        """Return what time it is by the database's clock, an aware datetime."""
+        return self._look(lambda session, table: timestamp(session.run(CLOCK)[0][0]))
 
     def jobs(
         self,

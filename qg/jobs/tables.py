@@ -187,21 +187,26 @@ OR id <= (SELECT id FROM qg_jobs_history ORDER BY id DESC OFFSET coalesce(%(keep
 """
 
 _PRUNE_HISTORY = f"DELETE FROM qg_jobs_history WHERE {_OLD_ATTEMPTS}"
+_COUNT_HISTORY = f"SELECT pg_catalog.count(*) FROM qg_jobs_history WHERE {_OLD_ATTEMPTS}"
 
-_PRUNE_PAYLOADS = f"""
-UPDATE qg_jobs_history SET args = NULL, pruned_at = pg_catalog.now() WHERE pruned_at IS NULL AND ({_OLD_ATTEMPTS})
-"""
+_WITH_PAYLOAD = f"pruned_at IS NULL AND ({_OLD_ATTEMPTS})"
+_PRUNE_PAYLOADS = f"UPDATE qg_jobs_history SET args = NULL, pruned_at = pg_catalog.now() WHERE {_WITH_PAYLOAD}"
+_COUNT_PAYLOADS = f"SELECT pg_catalog.count(*) FROM qg_jobs_history WHERE {_WITH_PAYLOAD}"
 
-_PRUNE_TICKS = """
-WITH numbered AS (
-    SELECT schedule, tick_at, pg_catalog.row_number() OVER (PARTITION BY schedule ORDER BY tick_at DESC) AS number
-    FROM qg_jobs_tick
+_OLD_TICKS = """
+WITH old AS (
+    SELECT schedule, tick_at
+    FROM (
+        SELECT schedule, tick_at, pg_catalog.row_number() OVER (PARTITION BY schedule ORDER BY tick_at DESC) AS number
+        FROM qg_jobs_tick
+    ) AS numbered
+    WHERE tick_at < pg_catalog.now() - %(seconds)s::float8 * interval '1 second' OR number > %(keep)s::bigint
 )
-DELETE FROM qg_jobs_tick AS tick
-USING numbered
-WHERE tick.schedule = numbered.schedule AND tick.tick_at = numbered.tick_at
-  AND (tick.tick_at < pg_catalog.now() - %(seconds)s::float8 * interval '1 second' OR number > %(keep)s::bigint)
 """
+_PRUNE_TICKS = f"""{_OLD_TICKS}
+DELETE FROM qg_jobs_tick AS tick USING old WHERE tick.schedule = old.schedule AND tick.tick_at = old.tick_at
+"""
+_COUNT_TICKS = f"{_OLD_TICKS} SELECT pg_catalog.count(*) FROM old"
 
 
 def migrate(source: object) -> None:
@@ -221,7 +226,12 @@ def migrate(source: object) -> None:
 
 
 def prune_history(
-    source: object, *, older_than: timedelta | None = None, keep: int | None = None, payloads_only: bool = False
+    source: object,
+    *,
+    older_than: timedelta | None = None,
+    keep: int | None = None,
+    payloads_only: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Delete attempts from the history, and return how many.
 
@@ -232,15 +242,21 @@ def prune_history(
         older_than: those that ended longer ago than this.
         keep: those beyond so many of the newest.
         payloads_only: keep their rows, but without args; pruned_at says when.
+        dry_run: only count them.
 
     Raises:
         ErrInvalidOption: if neither limit is given, or one is negative.
         psycopg2.Error: if the database can't be reached.
     """
-    return _change(source, _PRUNE_PAYLOADS if payloads_only else _PRUNE_HISTORY, _limits(older_than, keep))
+    limits = _limits(older_than, keep)
+    if dry_run:
+        return _count(source, _COUNT_PAYLOADS if payloads_only else _COUNT_HISTORY, limits)
+    return _change(source, _PRUNE_PAYLOADS if payloads_only else _PRUNE_HISTORY, limits)
 
 
-def prune_ticks(source: object, *, older_than: timedelta | None = None, keep: int | None = None) -> int:
+def prune_ticks(
+    source: object, *, older_than: timedelta | None = None, keep: int | None = None, dry_run: bool = False
+) -> int:
     """Delete ticks that have fired, and return how many. No schedule fires one of them again.
 
     One transaction on a connection of *source*.
@@ -249,12 +265,14 @@ def prune_ticks(source: object, *, older_than: timedelta | None = None, keep: in
         source: as in migrate().
         older_than: those that were due longer ago than this.
         keep: those beyond so many of the newest of each schedule.
+        dry_run: only count them.
 
     Raises:
         ErrInvalidOption: if neither limit is given, or one is negative.
         psycopg2.Error: if the database can't be reached.
     """
-    return _change(source, _PRUNE_TICKS, _limits(older_than, keep))
+    limits = _limits(older_than, keep)
+    return _count(source, _COUNT_TICKS, limits) if dry_run else _change(source, _PRUNE_TICKS, limits)
 
 
 def find_tables(session: Session) -> JobsTables:
@@ -284,6 +302,13 @@ def _change(source: object, sql: str, params: dict[str, Any] | None = None) -> i
         changed = cur.rowcount
         cur.connection.commit()
     return changed
+
+
+def _count(source: object, sql: str, params: dict[str, Any]) -> int:
+    with closing(source_from(source)) as origin, transaction(origin) as cur:
+        cur.execute(sql, params)
+        ((count,),) = cur.fetchall()
+    return int(count)
 
 
 def _limits(older_than: timedelta | None, keep: int | None) -> dict[str, Any]:

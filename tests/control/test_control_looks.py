@@ -33,6 +33,11 @@ def add_one_of_each(place: Place, **values: object) -> dict[str, int]:
     return ids
 
 
+def test_the_time_is_that_of_the_database(place: Place, control: Control) -> None:
+    before, now, after = place.value("SELECT now()"), control.now(), place.value("SELECT now()")
+    assert before <= now <= after
+
+
 # The overview
 
 

@@ -117,12 +117,14 @@ def fill_history(database: Database) -> None:
 )
 def test_prune_history_by_age_and_by_count(jobs_database: Database, limits: dict[str, object], left: list[int]):
     fill_history(jobs_database)
-    assert jobs.prune_history(jobs_database.dsn, **limits) == 10 - len(left)  # type: ignore[arg-type]
+    for dry_run in (True, False):
+        assert jobs.prune_history(jobs_database.dsn, dry_run=dry_run, **limits) == 10 - len(left)  # type: ignore[arg-type]
     assert [job for (job,) in jobs_database.query("SELECT job_id FROM qg_jobs_history ORDER BY id")] == left
 
 
 def test_prune_history_can_take_the_payloads_only(jobs_database: Database):
     fill_history(jobs_database)
+    assert jobs.prune_history(jobs_database.dsn, keep=3, payloads_only=True, dry_run=True) == 7
     for expected in (7, 0):
         assert jobs.prune_history(jobs_database.dsn, keep=3, payloads_only=True) == expected
     assert jobs_database.query(
@@ -149,7 +151,8 @@ def test_prune_ticks_by_age_and_by_count_of_each_schedule(
         "INSERT INTO qg_jobs_tick SELECT id, now() - (10 - n) * interval '1 hour', n "
         "FROM qg_jobs_schedule, generate_series(1, 10) AS n"
     )
-    assert jobs.prune_ticks(jobs_database.dsn, **limits) == 20 - len(left)  # type: ignore[arg-type]
+    for dry_run in (True, False):
+        assert jobs.prune_ticks(jobs_database.dsn, dry_run=dry_run, **limits) == 20 - len(left)  # type: ignore[arg-type]
     assert jobs_database.query("SELECT schedule, job_id FROM qg_jobs_tick ORDER BY 1, 2") == left
 
 

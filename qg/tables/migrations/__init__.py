@@ -13,9 +13,9 @@ from psycopg2 import DataError, IntegrityError
 from psycopg2.errors import ProgramLimitExceeded
 
 from qg.errors import ErrTable
-from qg.tables.table import script
+from qg.tables.table import identifier, script
 
-__all__ = ["NEWEST", "add_notify", "add_queues", "enter", "lock", "move"]
+__all__ = ["NEWEST", "add_notify", "add_queues", "enter", "lock", "move", "text"]
 
 NEWEST = 7
 
@@ -29,6 +29,15 @@ SELECT pg_catalog.quote_ident(pg_catalog.current_schema())
 _NARROW = "SELECT pg_catalog.set_config('search_path', %s || ', pg_temp', true)"
 _LOCK = "LOCK TABLE que_jobs IN ACCESS EXCLUSIVE MODE"
 _COMMENT = "COMMENT ON TABLE que_jobs IS '%s'"
+
+# The same as a script, which gives the search_path back in the end.
+_BEGIN = """\
+-- The que_jobs table in the schema {schema}, from version {found} (0: none) to {wanted}; to be run in one transaction.
+SELECT set_config('qg.search_path', current_setting('search_path'), true);
+SET LOCAL search_path TO {schema}, pg_temp;
+SELECT pg_advisory_xact_lock(hashtext('que_jobs'), hashtext('migrate'));
+"""
+_END = "SELECT set_config('search_path', current_setting('qg.search_path'), true);\n"
 
 # The scripts of the steps that are more than one file of the same name.
 _SCRIPTS = {
@@ -85,6 +94,21 @@ def move(cursor: Any, schema: str, found: int, wanted: int) -> None:
             raise
     if wanted:
         cursor.execute(_COMMENT, (wanted,))
+
+
+def text(schema: str, found: int, wanted: int, *, notify: bool) -> str:
+    """Return as one script what leads the table in *schema* from version *found* to *wanted*, which isn't 0."""
+    place = identifier(schema)
+    parts = [_BEGIN.format(schema=place, found=found, wanted=wanted)]
+    if found and found != wanted:
+        parts.append(f"{_LOCK};\n")
+    for step in _way(found, wanted):
+        parts += [_text(name, place) for name in _SCRIPTS.get(step, [f"migrations/{step}.sql"])]
+    parts.append(f"{_COMMENT % wanted};\n")
+    if notify:
+        parts.append(script("v3_notify.sql"))
+    parts += [script("v3.sql"), _END]
+    return "\n".join(parts)
 
 
 def add_notify(cursor: Any) -> None:
