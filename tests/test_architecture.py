@@ -171,12 +171,26 @@ ORDER: dict[str, list[str]] = {
         "endings",
         "commanding",
         "output",
+        "values",
         "options",
+        "asking",
+        "choosing",
+        "progress",
+        "watching",
         "server",
         "termination",
         "files",
         "display",
         "demo",
+        "lines",
+        "enqueue",
+        "history",
+        "jobs_acts",
+        "jobs",
+        "looking",
+        "queues",
+        "schema",
+        "doctor",
         "demo_command",
         "commands",
         "__init__",
@@ -314,7 +328,7 @@ def test_the_core_needs_psycopg2_alone() -> None:
 
 def test_the_map_in_contributing_names_each_room_and_each_of_its_modules() -> None:
     text = Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
-    for room in ("database", "locking", "enqueuing", "working", "control", "aio"):
+    for room in ("database", "locking", "enqueuing", "working", "control", "aio", "cli"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{room}/`")]
         assert {*re.findall(r"`(\w+)\.py`", line), "__init__"} == set(ORDER[room])
 

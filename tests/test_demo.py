@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,17 @@ def test_the_demo_counts_every_file_once_and_shows_the_retry(
     assert "[red]most" in result.output
     assert "\x1b" not in result.output
     assert leftovers(database) == []
+
+
+def test_the_demo_ends_with_what_to_type_next_and_that_works(folder: Path, make_database: Callable[..., str]) -> None:
+    dsn = make_database(migrate=False)
+    shown = run("demo", "--path", folder, "--dsn", dsn).output.split("QG_DSN says which:\n\n")[1]
+    assert [line.strip() for line in shown.splitlines()] == demo.NEXT
+    for place in (dsn, make_database(migrate=False)):  # with what the demo has left, and without
+        for line in demo.NEXT:
+            result = run(*shlex.split(line)[1:], QG_DSN=place)
+            assert result.exit_code == 0, result.output
+        assert "Greet" in result.output
 
 
 def test_the_demo_takes_the_database_from_the_environment(folder: Path, database: Database) -> None:

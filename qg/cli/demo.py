@@ -20,7 +20,10 @@ from qg.schema import migrate
 from qg.tables.demo import ResultStatements
 from qg.workerpool import WorkerPool
 
-__all__ = ["run"]
+__all__ = ["NEXT", "run"]
+
+NEXT = ["qg schema install", "qg enqueue Greet '[\"you\"]'", "qg jobs list"]
+"""What to type afterwards, whatever is there."""
 
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
@@ -60,6 +63,9 @@ def run(dsn: str, files: list[Path], left_out: int, workers: int) -> bool:
         display.say(f"\n{len(counted)} results for {_of_files(len(files))}; {counter.pace(len(counted), workers)}.")
         complete = sorted(file for file, _ in counted) == sorted(str(file) for file in files)
         display.say("Every file was counted exactly once." if complete else "Not every file was counted exactly once!")
+        display.say("\nNext, in a database of your own; QG_DSN says which:\n")
+        for command in NEXT:
+            display.say(f"    {command}")
         return complete
 
 

@@ -35,7 +35,7 @@ def run_demo(path: Path, dsn: str, workers: int) -> Status:
     try:
         from qg.cli import demo
     except ModuleNotFoundError as error:
-        if error.name != "rich":
+        if (error.name or "").partition(".")[0] != "rich":
             raise
         raise ErrMissingExtra("qg demo needs rich, which isn't installed; pip install 'qg[demo]'") from None
     try:

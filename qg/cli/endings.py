@@ -11,10 +11,10 @@ import click
 import psycopg2
 
 from qg.cli.status import BY_CLOSED_PIPE, BY_CTRL_C, Status
-from qg.errors import QgError
+from qg.errors import ErrUnknownJob, ErrUnknownQueue, QgError
 from qg.failures import one_line
 
-__all__ = ["Ended", "status_of"]
+__all__ = ["Ended", "as_typed", "status_of"]
 
 
 class Ended(click.ClickException):
@@ -27,7 +27,7 @@ class Ended(click.ClickException):
 
     def __init__(self, message: str, status: int = Status.COULD_NOT_RUN) -> None:
         super().__init__(message)
-        self.exit_code = int(status)  # type: ignore[misc] - of the class in click
+        self.exit_code = int(status)  # type: ignore[misc]
 
 
 def status_of(run: Callable[[], Any]) -> int:
@@ -42,8 +42,8 @@ def status_of(run: Callable[[], Any]) -> int:
         return int(status or Status.DONE)
     except BrokenPipeError:
         # The reader has seen enough. Nothing is left to be written when Python closes the file.
-        if sys.stdout is sys.__stdout__:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if (stdout := sys.__stdout__) is sys.stdout and stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return BY_CLOSED_PIPE
     except KeyboardInterrupt:
         return BY_CTRL_C
@@ -52,5 +52,23 @@ def status_of(run: Callable[[], Any]) -> int:
         if isinstance(abort.__context__, KeyboardInterrupt):
             return BY_CTRL_C
         raise Ended("the question got no answer, so nothing was done; give --yes", Status.NO) from abort
+    except (ErrUnknownJob, ErrUnknownQueue) as error:
+        raise Ended(as_typed(one_line(error)), Status.NO) from error
     except (QgError, psycopg2.Error, OSError) as error:
-        raise Ended(one_line(error)) from error
+        raise Ended(as_typed(one_line(error))) from error
+
+
+# What remedies say in Python, and what does the same here.
+_TYPED = {
+    "qg.jobs.migrate(source)": "qg schema install --jobs",
+    "qg.migrate(source, notify=True)": "qg schema install --notify",
+    "qg.migrate(source)": "qg schema install",
+    "jobs() lists": "qg jobs list lists",
+}
+
+
+def as_typed(sentence: str) -> str:
+    """Return *sentence* with commands to type where it names calls of Python."""
+    for call, command in _TYPED.items():
+        sentence = sentence.replace(call, command)
+    return sentence

@@ -13,7 +13,7 @@ import click
 from qg.cli.output import Output
 from qg.control import Control
 
-__all__ = ["Asked", "common", "database_option"]
+__all__ = ["Asked", "by_option", "common", "database_option"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -25,6 +25,8 @@ database_option = click.option(
     help="The database, as a URL or a libpq DSN. Otherwise QG_DSN, DATABASE_URL, or libpq's variables (PGHOST, …) "
     "say which. Others on the machine can read what stands on a command line; a password is safer in a variable.",
 )
+
+by_option = click.option("--by", metavar="NAME", help="Who does it, for the log and for others.  [default: your login]")
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import click
 
-from qg.control import Count
 from qg.failures import printable
 
-__all__ = ["Output", "Raw", "duration_text"]
+__all__ = ["Listing", "Output", "Raw", "duration_text", "json_text"]
+
+_Thing = TypeVar("_Thing")
 
 # So many rows are read to find out how wide the columns are.
 _READ_AHEAD = 1000
@@ -23,6 +25,21 @@ _READ_AHEAD = 1000
 
 class Raw(str):
     """A text that is JSON already, and is written as it stands."""
+
+
+@dataclass(frozen=True)
+class Listing(Generic[_Thing]):
+    """How things of one kind are listed.
+
+    Attributes:
+        columns: what people see: by the heading of each column, from a thing to its cell.
+        fields: what programs get: from a thing to all there is to know of it.
+        name: what stands for a thing where names alone are wanted.
+    """
+
+    columns: Mapping[str, Callable[[_Thing], Any]]
+    fields: Callable[[_Thing], Mapping[str, Any]]
+    name: Callable[[_Thing], Any]
 
 
 class Output:
@@ -48,53 +65,48 @@ class Output:
             click.echo(printable(sentence))
 
     def note(self, sentence: str) -> None:
-        """Print a sentence to standard error, so that it isn't among what programs read."""
+        """Print a sentence to standard error, so that it isn't among what programs read; not with --quiet."""
         if not self.quiet:
             click.echo(printable(sentence), err=True)
 
-    def rows(self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, name: str, title: str = "") -> int:
-        """Print things that are alike, and return how many they were.
+    def one(self, fields: Mapping[str, Any], name: Any, sentence: str) -> None:
+        """Print what there is to say of one thing: as fields, as its name, or in a sentence."""
+        if self.for_people:
+            click.echo(printable(sentence))
+        else:
+            click.echo(printable(name) if self.quiet else json_text(fields))
 
-        Args:
-            rows: the things; read a thousand at a time.
-            columns: which of their fields people see, in this order. Programs get all of them.
-            name: the field that stands for the thing, for --quiet.
-            title: printed above the table, for people.
-        """
-        each = iter(rows)
+    def rows(self, things: Iterable[_Thing], listing: Listing[_Thing]) -> int:
+        """Print things of one kind, and return how many they were. Reads a thousand of them at a time."""
+        each = iter(things)
         if not self.for_people:
             count = 0
-            for row in each:
-                click.echo(printable(row[name]) if self.quiet else json_text(row))
+            for thing in each:
+                click.echo(printable(listing.name(thing)) if self.quiet else json_text(listing.fields(thing)))
                 count += 1
             return count
         ahead = list(islice(each, _READ_AHEAD))
         if not ahead:
             return 0
-        if title:
-            click.echo(title)
         if len(ahead) < _READ_AHEAD and _has_rich():
-            _print_by_rich(ahead, columns)
+            _print_by_rich(ahead, listing)
             return len(ahead)
-        return _print_plainly(ahead, each, columns)
+        return _print_plainly(ahead, each, listing)
 
-    def details(self, thing: Mapping[str, Any], *, name: str) -> None:
-        """Print one thing with all its fields; *name* as for rows()."""
-        if not self.for_people:
-            click.echo(printable(thing[name]) if self.quiet else json_text(thing))
-            return
-        width = max(map(len, thing))
-        for field, value in thing.items():
-            lines = str(value).splitlines() if isinstance(value, str) and "\n" in value else [_text(value)]
-            click.echo(f"{_heading(field):{width}}  {printable(lines[0]) if lines else ''}".rstrip())
-            for line in lines[1:]:
+    def details(self, fields: Mapping[str, Any]) -> None:
+        """Print the fields of one thing below each other, for people."""
+        width = max(map(len, fields))
+        for field, value in fields.items():
+            first, *more = str(value).splitlines() if isinstance(value, str) and value else [_text(value)]
+            click.echo(f"{field:{width}}  {printable(first)}".rstrip())
+            for line in more:
                 click.echo(f"{'':{width}}  {printable(line)}")
 
 
 def json_text(value: Any) -> str:
     """Return *value* as JSON on one line: times in ISO 8601, durations in seconds, what is Raw as it stands."""
     if isinstance(value, Raw):
-        # Only between its tokens can there be line ends.
+        # JSON has line ends only between its tokens.
         return " ".join(value.splitlines())
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(str(key))}: {json_text(each)}' for key, each in value.items())}}}"
@@ -109,18 +121,20 @@ def json_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, int) else json.dumps(str(value))
 
 
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
 def duration_text(duration: timedelta) -> str:
-    """Return *duration* for people, to two units: "3 d 4 h", "12 s"."""
+    """Return *duration* for people, in two units at the most: "3 d 4 h", "12 s"."""
     seconds = round(abs(duration.total_seconds()))
-    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
-    for number, (unit, size) in enumerate(units):
+    said = []
+    for unit, size in _UNITS:
         if seconds >= size:
-            rest = seconds % size
-            parts = [f"{seconds // size} {unit}"]
-            if number + 1 < len(units) and rest // units[number + 1][1]:
-                parts.append(f"{rest // units[number + 1][1]} {units[number + 1][0]}")
-            return ("-" if duration < timedelta(0) else "") + " ".join(parts)
-    return "0 s"
+            said.append(f"{seconds // size} {unit}")
+        elif said:
+            break
+        seconds %= size
+    return ("-" if duration < timedelta(0) else "") + (" ".join(said[:2]) or "0 s")
 
 
 def _text(value: Any) -> str:
@@ -130,67 +144,68 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+        return _local(value)
     if isinstance(value, timedelta):
         return duration_text(value)
-    if isinstance(value, float):
-        return f"{value:+.1f}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return printable(value)
 
 
+def _local(time: datetime) -> str:
+    try:
+        return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError):  # PostgreSQL's times reach further than Python's
+        return time.isoformat(" ", "seconds")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, Count)) and not isinstance(value, bool)
+    return isinstance(value, (int, timedelta)) and not isinstance(value, bool)
 
 
-def _heading(field: str) -> str:
-    return field.replace("_", " ")
-
-
-def _print_plainly(
-    ahead: Sequence[Mapping[str, Any]], rest: Iterator[Mapping[str, Any]], columns: Sequence[str]
-) -> int:
+def _print_plainly(ahead: Sequence[_Thing], rest: Iterator[_Thing], listing: Listing[_Thing]) -> int:
     """Print columns that are as wide as those of *ahead*; on a terminal no line is longer than that is wide."""
-    widths = {column: max(len(_heading(column)), *(len(_text(row.get(column))) for row in ahead)) for column in columns}
-    right = {column for column in columns if any(_is_number(row.get(column)) for row in ahead)}
+    columns = listing.columns
+    right = {name for name, cell in columns.items() if any(_is_number(cell(each)) for each in ahead)}
+    widths = {name: max(len(name), *(len(_text(cell(each))) for each in ahead)) for name, cell in columns.items()}
     longest = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def line(cells: Mapping[str, str]) -> str:
-        text = "  ".join(
-            cells[each].rjust(widths[each]) if each in right else cells[each].ljust(widths[each]) for each in columns
-        ).rstrip()
+        padded = (
+            text.rjust(widths[name]) if name in right else text.ljust(widths[name]) for name, text in cells.items()
+        )
+        text = "  ".join(padded).rstrip()
         return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
 
-    click.echo(line({each: _heading(each) for each in columns}))
+    click.echo(line({name: name for name in columns}))
     count = 0
-    for row in chain(ahead, rest):
-        click.echo(line({each: _text(row.get(each)) for each in columns}))
+    for thing in chain(ahead, rest):
+        click.echo(line({name: _text(cell(thing)) for name, cell in columns.items()}))
         count += 1
     return count
 
 
 def _has_rich() -> bool:
-    """Whether a terminal is there to be written to, and rich is installed."""
+    """Whether there is a terminal to be written to, and rich is installed."""
     if not sys.stdout.isatty():
         return False
     try:
-        import rich  # noqa: F401
+        import rich.table  # noqa: F401
     except ModuleNotFoundError:
         return False
     return True
 
 
-def _print_by_rich(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def _print_by_rich(things: Sequence[_Thing], listing: Listing[_Thing]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        number = any(_is_number(row.get(column)) for row in rows)
-        table.add_column(_heading(column), justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_text(row.get(column))) for column in columns))
+    for name, cell in listing.columns.items():
+        justify = "right" if any(_is_number(cell(each)) for each in things) else "left"
+        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
+    for thing in things:
+        table.add_row(*(Text(_text(cell(thing))) for cell in listing.columns.values()))
     Console(highlight=False).print(table)

@@ -1,0 +1,43 @@
+"""Progress: a line on standard error that is written anew, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from qg.failures import printable
+
+__all__ = ["Progress"]
+
+_EVERY_SECONDS = 0.1
+
+
+class Progress:
+    """A context in which it can be shown how far something is. The line is gone at its end."""
+
+    def __init__(self) -> None:
+        self._shown = _shown_on(sys.stderr)
+        self._next = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._shown:
+            self._write("")
+
+    def show(self, text: str) -> None:
+        """Show *text*, ten times a second at the most."""
+        if self._shown and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _EVERY_SECONDS
+            self._write(printable(text))
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.flush()
+
+
+def _shown_on(file: TextIO) -> bool:
+    return file.isatty()

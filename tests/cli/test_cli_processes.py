@@ -1,0 +1,119 @@
+"""The command as a process: the entry point, a terminal and none, rich and none, a closed pipe, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from outside import Place
+from support import eventually
+
+from qg.cli.status import BY_CLOSED_PIPE, BY_CTRL_C
+
+_MAIN = "from qg.cli import main; main()"
+_WITHOUT_RICH = "import sys; sys.modules['rich'] = sys.modules['rich.table'] = None; "
+
+
+@contextmanager
+def process(place: Place, *arguments: str, code: str = _MAIN, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "QG_DSN": place.dsn, "TERM": "xterm", "COLUMNS": "80"},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def on_a_terminal(place: Place, *arguments: str, code: str = _MAIN, typed: bytes = b"") -> tuple[int, str]:
+    """Run the command on a terminal, and return its exit status and what is to be seen there."""
+    ours, theirs = pty.openpty()
+    with process(place, *arguments, code=code, stdin=theirs, stdout=theirs, stderr=theirs) as running:
+        os.close(theirs)
+        os.write(ours, typed)
+        output = b""
+        while chunk := _read(ours):
+            output += chunk
+        os.close(ours)
+        return running.wait(30), output.decode(errors="replace")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # what Linux says when the other side has closed a terminal
+        return b""
+
+
+def test_a_pipe_that_is_closed_early_ends_it_without_a_word(place: Place) -> None:
+    place.query("INSERT INTO que_jobs (job_class, queue) SELECT 'SendMail', 'mail' FROM generate_series(1, 3000)") if (
+        place.version < 6
+    ) else place.query(
+        "INSERT INTO que_jobs (job_class, queue, job_schema_version) "
+        "SELECT 'SendMail', 'mail', 2 FROM generate_series(1, 3000)"
+    )
+    with process(place, "jobs", "list", "--all") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith(b"  id")
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait(30) == BY_CLOSED_PIPE
+
+
+def test_ctrl_c_ends_watching_without_a_word(place: Place) -> None:
+    place.add()
+    with process(place, "stats", "--watch") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith(b"queue")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == BY_CTRL_C
+        assert said == b""
+
+
+def test_on_a_terminal_rich_draws_the_table_and_the_question_is_asked(place: Place) -> None:
+    place.add(job_class="SendMail")
+    place.add(job_class="SendMail")
+    status, shown = on_a_terminal(place, "jobs", "list")
+    assert status == 0
+    assert "━" in shown or "─" in shown
+    status, shown = on_a_terminal(place, "jobs", "delete", "--all", typed=b"y\n")
+    assert "2 jobs would be deleted. Go on? [y/N]" in shown
+    assert "2 jobs deleted." in shown
+    assert status == 0
+    eventually(lambda: place.ids() == [])
+
+
+def test_without_rich_a_terminal_gets_plain_columns_that_fit_it(place: Place) -> None:
+    place.add(job_class="SendMail", state="failing", error="Timeout: " + "x" * 200)
+    status, shown = on_a_terminal(place, "jobs", "list", code=_WITHOUT_RICH + _MAIN)
+    assert status == 0
+    head, job = shown.replace("\r", "").splitlines()
+    assert head.startswith("id  queue  type")
+    assert len(job) == 80
+    assert job.endswith("…")
+
+
+def test_the_demo_without_rich_says_what_it_needs(place: Place) -> None:
+    with process(place, "demo", code=_WITHOUT_RICH.replace("rich.table", "rich.console") + _MAIN) as running:
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 2
+    assert said == b"Error: qg demo needs rich, which isn't installed; pip install 'qg[demo]'\n"
+
+
+def test_the_shell_is_told_how_to_complete(place: Place) -> None:
+    environment = {**os.environ, "_QG_COMPLETE": "bash_source"}
+    done = subprocess.run(
+        [sys.executable, "-c", _MAIN], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "complete -o nosort -F _qg_completion qg" in done.stdout
