@@ -12,6 +12,7 @@ import click
 from qg.cli.commanding import Command
 from qg.cli.lines import Stored, store_lines
 from qg.cli.options import Asked, common
+from qg.cli.output import time_text
 from qg.cli.progress import Progress
 from qg.cli.status import Status
 from qg.cli.values import DURATION, TIME
@@ -85,10 +86,11 @@ def enqueue(
         fields["args"] = args.encode("utf-8", "surrogatepass")
     with Client(asked.dsn) as client:
         job = client.enqueue(Job(**fields))
+    when = "" if job.run_at is None else time_text(job.run_at)
     asked.out.one(
         {"id": job.id, "queue": job.queue, "type": job.type, "priority": job.priority, "run_at": job.run_at},
         job.id,
-        f"job {job.id} is enqueued: {job.type} in queue {job.queue!r}, due {job.run_at:%Y-%m-%d %H:%M:%S%z}",
+        f"job {job.id} is enqueued: {job.type} in queue {job.queue!r}, due {when}",
     )
     return Status.DONE
 

@@ -13,6 +13,7 @@ from qg.cli.history import ATTEMPTS, attempt_fields
 from qg.cli.jobs_acts import ACTS
 from qg.cli.options import Asked, common
 from qg.cli.output import Listing, Raw
+from qg.cli.progress import Progress
 from qg.cli.status import Status
 from qg.control import Control, Filter, JobView, Order
 
@@ -117,15 +118,20 @@ class _Found:
 
     def __iter__(self) -> Iterator[JobView]:
         after: str | None = None
-        while self._left != 0:
-            limit = _PAGE if self._left is None else min(self._left, _PAGE)
-            page = self._control.jobs(self._where, order=self._order, limit=limit, after=after)
-            yield from page.jobs
-            after = page.after
-            if after is None:
-                return
-            if self._left is not None:
-                self._left -= len(page.jobs)
+        read = 0
+        with Progress() as shown:
+            while self._left != 0:
+                limit = _PAGE if self._left is None else min(self._left, _PAGE)
+                page = self._control.jobs(self._where, order=self._order, limit=limit, after=after)
+                shown.clear()
+                yield from page.jobs
+                after = page.after
+                if after is None:
+                    return
+                if self._left is not None:
+                    self._left -= len(page.jobs)
+                read += page.read
+                shown.show(f"{read} jobs read")
         self.more = True
 
 
@@ -133,7 +139,7 @@ class _Found:
 @click.argument("id", type=int)
 @common
 def show(asked: Asked, id: int) -> Status:  # noqa: A002 - it is the job's id, and has no other name anywhere
-    """Show one job: its args, its last error with the traceback, who works it, and its attempts.
+    """Show one job. Its args, its last error with the traceback, who works it, its attempts.
 
     Attempts are known of jobs of qg.jobs, of those too that are done.
 

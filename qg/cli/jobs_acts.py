@@ -138,7 +138,7 @@ def _jobs(number: int) -> str:
 
 @_act("retry", "retried")
 def retry(control: Control, what: Meant, **how: Any) -> Report:
-    """Run jobs again at once that have failed or were given up, as if they hadn't failed.
+    """Run failed jobs again at once, and expired ones, as if they hadn't failed.
 
     \b
     qg jobs retry 17
@@ -187,7 +187,7 @@ def cancel(control: Control, what: Meant, **how: Any) -> Report:
 
 @_act("expire", "given up")
 def expire(control: Control, what: Meant, **how: Any) -> Report:
-    """Give jobs up: they stay in the table, and nobody works them until qg jobs retry.
+    """Give jobs up, and keep them. Nobody works them until qg jobs retry.
 
     \b
     qg jobs expire 17

@@ -146,11 +146,16 @@ _WORKERS: Listing[WorkerView] = Listing(
         "since": lambda worker: worker.holder.since,
         "waits for": lambda worker: worker.waits_for,
         "blocked by": lambda worker: worker.blocked_by,
-        "statement": lambda worker: " ".join(worker.statement.split()),
+        "statement": lambda worker: " ".join(worker.statement.split())[:80],
     },
     _worker_fields,
     lambda worker: worker.holder.backend_pid,
 )
+
+
+def _works(worker: WorkerView) -> bool:
+    """Whether it works jobs, or listens for them, or is in the way of somebody who does; others only look."""
+    return bool(worker.queues or worker.jobs or worker.other_locks) or worker.kind == "locker"
 
 
 @click.command(cls=Command, no="there are no workers")
@@ -169,7 +174,7 @@ def workers(asked: Asked, watched: bool) -> Status:
     """
 
     def draw(control: Control) -> int:
-        count = asked.out.rows(control.workers(), _WORKERS)
+        count = asked.out.rows(filter(_works, control.workers()), _WORKERS)
         if not count:
             asked.out.note("nobody works any queue")
         return count

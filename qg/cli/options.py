@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+import psycopg2
 
+from qg.cli.endings import Ended
 from qg.cli.output import Output
 from qg.control import Control
+from qg.failures import one_line
 
 __all__ = ["Asked", "by_option", "common", "database_option"]
 
@@ -56,7 +59,13 @@ def common(function: _Function) -> Callable[..., Any]:
     def command(dsn: str, as_json: bool, quiet: bool, **options: Any) -> Any:
         if as_json and quiet:
             raise click.UsageError("give --json or --quiet, not both")
-        return function(Asked(dsn, Output(as_json=as_json, quiet=quiet)), **options)
+        try:
+            return function(Asked(dsn, Output(as_json=as_json, quiet=quiet)), **options)
+        except psycopg2.OperationalError as error:
+            # Without a code it isn't from the server: there is no connection.
+            if dsn or error.pgcode is not None:
+                raise
+            raise Ended(f"{one_line(error)} Say which database by --dsn, QG_DSN or DATABASE_URL") from error
 
     return command
 

@@ -15,7 +15,7 @@ import click
 
 from qg.failures import printable
 
-__all__ = ["Listing", "Output", "Raw", "duration_text", "json_text"]
+__all__ = ["Listing", "Output", "Raw", "duration_text", "json_text", "time_text"]
 
 _Thing = TypeVar("_Thing")
 
@@ -137,6 +137,14 @@ def duration_text(duration: timedelta) -> str:
     return ("-" if duration < timedelta(0) else "") + (" ".join(said[:2]) or "0 s")
 
 
+def time_text(time: datetime) -> str:
+    """Return *time* for people, in the local zone."""
+    try:
+        return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError):  # PostgreSQL's times reach further than Python's
+        return time.isoformat(" ", "seconds")
+
+
 def _text(value: Any) -> str:
     """Return *value* for people, on one line."""
     if value is None:
@@ -144,19 +152,12 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return _local(value)
+        return time_text(value)
     if isinstance(value, timedelta):
         return duration_text(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return printable(value)
-
-
-def _local(time: datetime) -> str:
-    try:
-        return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
-    except (OverflowError, ValueError):  # PostgreSQL's times reach further than Python's
-        return time.isoformat(" ", "seconds")
 
 
 def _is_number(value: Any) -> bool:

@@ -20,19 +20,26 @@ class Progress:
     def __init__(self) -> None:
         self._shown = _shown_on(sys.stderr)
         self._next = 0.0
+        self._written = False
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self._shown:
-            self._write("")
+        self.clear()
 
     def show(self, text: str) -> None:
         """Show *text*, ten times a second at the most."""
         if self._shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_SECONDS
             self._write(printable(text))
+            self._written = True
+
+    def clear(self) -> None:
+        """Take the line away, if there is one: something else is to be written there."""
+        if self._written:
+            self._write("")
+            self._written = False
 
     def _write(self, text: str) -> None:
         sys.stderr.write(f"\r{text}\x1b[K")

@@ -9,7 +9,7 @@ import click
 
 from qg.cli.commanding import Command
 from qg.cli.options import Asked, by_option, common
-from qg.cli.output import Listing
+from qg.cli.output import Listing, time_text
 from qg.cli.status import Status
 from qg.cli.values import DURATION, TIME
 from qg.control import Pause, QueueView
@@ -50,7 +50,7 @@ def pause(
         if duration is not None:
             until = control.now() + duration
         paused = control.pause(queue, until=until, reason=reason, even_if_unknown=even_if_unknown)
-    ends = "until qg resume" if paused.until is None else f"until {paused.until.astimezone():%Y-%m-%d %H:%M:%S}"
+    ends = "until qg resume" if paused.until is None else f"until {time_text(paused.until)}"
     fields = {**_pause_fields(paused), "others": paused.others}
     asked.out.one(fields, paused.queue, f"queue {paused.queue!r} is paused {ends}")
     for other in paused.others:

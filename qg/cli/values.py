@@ -12,6 +12,7 @@ import click
 __all__ = ["ARGUMENT", "DURATION", "TIME"]
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST = timedelta(days=36_500)
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg]
@@ -28,6 +29,8 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
         duration = sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
         if not duration:
             self.fail(f"{value!r} is no time at all", param, ctx)
+        if duration > _LONGEST:
+            self.fail(f"{value!r} is longer than a hundred years", param, ctx)
         return duration
 
 

@@ -62,6 +62,7 @@ def test_kwargs_and_tags(qg: Any, place: Place) -> None:
         (["SendMail", "[7"], "the args of a 'SendMail' job aren't JSON"),
         (["SendMail", "--in", "5"], "'5' is no duration; write it like 30s, 5m, 1h30m, 7d or 2w"),
         (["SendMail", "--in", "0s"], "'0s' is no time at all"),
+        (["SendMail", "--in", "9999w"], "'9999w' is longer than a hundred years"),
         (["SendMail", "--at", "soon"], "'soon' is no time; write it like 2026-12-24T18:00"),
         (["SendMail", "--in", "5m", "--at", "2100-01-01"], "give --in or --at, not both"),
         (["SendMail", "--priority", "40000"], "40000 is not in the range"),

@@ -89,6 +89,13 @@ def test_a_database_that_cant_be_reached_is_one_line_and_exit_status_2(run: Any,
     assert "hunter2" not in result.stderr
 
 
+def test_where_no_database_is_said_it_says_how_to(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "/nowhere")
+    result = run("stats", status=2)
+    assert result.stderr.endswith(" Say which database by --dsn, QG_DSN or DATABASE_URL\n")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_dsn_that_is_none_isnt_repeated(run: Any) -> None:
     result = run("stats", "--dsn", "ada:hunter2@host", status=2)
     assert "the source string is neither a libpq DSN nor a postgresql:// URL" in result.stderr

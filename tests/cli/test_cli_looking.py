@@ -14,6 +14,7 @@ from support import VERSION, eventually
 import qg as library
 from qg.cli.output import duration_text
 from qg.cli.status import BY_CTRL_C
+from qg.control import Control
 
 
 def table(result: Any) -> list[list[str]]:
@@ -136,6 +137,13 @@ def test_a_worker_of_qgs_is_seen(qg: Any, place: Place) -> None:
         )
         assert "qg worker mail" in qg("workers", "--json").stdout
         assert "mail" in qg("queues").stdout
+
+
+def test_who_only_looks_is_no_worker(qg: Any, place: Place) -> None:
+    with Control(place.dsn) as control, Control(place.dsn) as other:
+        other.now()
+        assert [each.holder.name for each in control.workers()] == ["qg control"]
+        assert qg("workers", status=1).stderr == "nobody works any queue\n"
 
 
 def test_errors_are_grouped(qg: Any, place: Place) -> None:
