@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
+import psycopg2
 
 from qg.cli.commanding import Command
 from qg.cli.lines import Stored, store_lines
@@ -80,10 +81,17 @@ def enqueue(
     if delay is not None:
         with Control(asked.dsn) as control:
             fields["run_at"] = control.now() + delay
-    if file is not None:
-        return _enqueue_lines(asked, file, fields)
     if args is not None:
         fields["args"] = args.encode("utf-8", "surrogatepass")
+    try:
+        return _enqueue_one(asked, fields) if file is None else _enqueue_lines(asked, file, fields)
+    except psycopg2.errors.InsufficientPrivilege:
+        with Control(asked.dsn) as control:
+            control.require_rights_to_enqueue()
+        raise
+
+
+def _enqueue_one(asked: Asked, fields: dict[str, Any]) -> Status:
     with Client(asked.dsn) as client:
         job = client.enqueue(Job(**fields))
     when = "" if job.run_at is None else time_text(job.run_at)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qg.control.patient import Patient, lack_of
 from qg.control.reports import Finding, Severity
 from qg.tables.checks import OTHER_TABLES
-from qg.tables.rights import Right, to_act, to_look, to_obey, to_pause, to_work
+from qg.tables.rights import Right, to_act, to_enqueue, to_look, to_obey, to_pause, to_work
 
 __all__ = ["check_dead_rows", "check_indexes", "check_rights", "check_table", "check_wakeups"]
 
@@ -25,6 +25,7 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         (_WARNING, "look at all that there is to see", to_look(table)),
         (_INFO, "change and delete jobs from outside", to_act(table)),
         (_INFO, "pause queues", to_pause(table)),
+        (_INFO, "enqueue jobs", to_enqueue(table)),
         (_INFO, "work jobs", to_work(table)),
         (_INFO, "see, as a worker, that a queue is paused", to_obey(table)),
     ]

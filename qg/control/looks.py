@@ -24,10 +24,12 @@ from qg.control.pausing import find_pauses, find_queues, require_queue
 from qg.control.records import Attempt, ErrorGroup, JobDetail, JobView, Order, Page, State
 from qg.control.sessions import find_workers
 from qg.control.standing import Overview, Pause, PoolView, ScheduleView, WorkerView
+from qg.database.rights import require_rights
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption, ErrUnknownJob
 from qg.tables import Table, timestamp
 from qg.tables.checks import CLOCK
+from qg.tables.rights import to_enqueue
 
 __all__ = ["Looking"]
 
@@ -54,6 +56,14 @@ class Looking(Base):
     def now(self) -> datetime:
         """Return what time it is by the database's clock, an aware datetime."""
         return self._look(lambda session, table: timestamp(session.run(CLOCK)[0][0]))
+
+    def require_rights_to_enqueue(self) -> None:
+        """Raise ErrRights, with the GRANT, if the database's role may not enqueue; for one that has just been refused.
+
+        Raises:
+            ErrRights: if it may not.
+        """
+        self._look(lambda session, table: require_rights(session, to_enqueue(table), "no job is stored"))
 
     def jobs(
         self,

@@ -17,6 +17,7 @@ __all__ = [
     "to_act",
     "to_create_functions",
     "to_enlist",
+    "to_enqueue",
     "to_look",
     "to_obey",
     "to_pause",
@@ -41,6 +42,7 @@ class Right(NamedTuple):
 _KINDS = {
     "SCHEMA": ("use schema {thing}", "SCHEMA "),
     "TABLE": ("{privileges} on {thing}", ""),
+    "SEQUENCE": ("{privileges} on sequence {thing}", "SEQUENCE "),
     "FUNCTION": ("call {thing}", "FUNCTION "),
     "DATABASE": ("{privileges} on database {thing}", "DATABASE "),
 }
@@ -58,8 +60,8 @@ WITH given AS (
     SELECT number, privilege, kind, part,
            CASE kind
                WHEN 'SCHEMA' THEN space.oid
-               WHEN 'TABLE' THEN (
-                   SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = space.oid AND relname = thing
+               WHEN 'DATABASE' THEN (
+                   SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
                )
                WHEN 'FUNCTION' THEN (
                    SELECT oid FROM pg_catalog.pg_proc
@@ -69,13 +71,13 @@ WITH given AS (
                    )
                    LIMIT 1
                )
-               ELSE (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+               ELSE (SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = space.oid AND relname = thing)
            END AS id,
            CASE kind
                WHEN 'SCHEMA' THEN 'pg_catalog.pg_namespace'::regclass::oid
-               WHEN 'TABLE' THEN 'pg_catalog.pg_class'::regclass::oid
+               WHEN 'DATABASE' THEN 'pg_catalog.pg_database'::regclass::oid
                WHEN 'FUNCTION' THEN 'pg_catalog.pg_proc'::regclass::oid
-               ELSE 'pg_catalog.pg_database'::regclass::oid
+               ELSE 'pg_catalog.pg_class'::regclass::oid
            END AS catalog
     FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
          AS given (number, privilege, kind, place, thing, part)
@@ -88,6 +90,7 @@ WHERE NOT CASE
     WHEN kind = 'SCHEMA' THEN pg_catalog.has_schema_privilege(id, privilege)
     WHEN kind = 'FUNCTION' THEN pg_catalog.has_function_privilege(id, privilege)
     WHEN kind = 'DATABASE' THEN pg_catalog.has_database_privilege(id, privilege)
+    WHEN kind = 'SEQUENCE' THEN pg_catalog.has_sequence_privilege(id, privilege)
     WHEN part IS NULL THEN pg_catalog.has_table_privilege(id, privilege)
     ELSE pg_catalog.has_column_privilege(id, part, privilege)
 END
@@ -169,6 +172,20 @@ def to_work(table: Table) -> list[Right]:
         Right("UPDATE", "TABLE", schema, "que_jobs", changed),
         Right("DELETE", "TABLE", schema, "que_jobs"),
         *(Right("EXECUTE", "FUNCTION", schema, name) for name in called),
+    ]
+
+
+def to_enqueue(table: Table) -> list[Right]:
+    """Return what it takes to store jobs in *table*."""
+    schema = table.schema
+    old = table.version == 3
+    return [
+        Right("USAGE", "SCHEMA", schema),
+        Right("SELECT", "TABLE", schema, "que_jobs", tuple(sorted(columns_of(table.version)))),
+        Right("INSERT", "TABLE", schema, "que_jobs"),
+        Right("USAGE", "SEQUENCE", schema, "que_jobs_job_id_seq" if old else "que_jobs_id_seq"),
+        *([] if old else [Right("SELECT", "TABLE", schema, "que_lockers")]),
+        *(Right("EXECUTE", "FUNCTION", schema, name) for name in (() if old else _V4_CALLED)),
     ]
 
 

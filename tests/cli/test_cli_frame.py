@@ -140,13 +140,22 @@ def test_missing_rights_are_exit_status_2_with_the_grant(run: Any, make_database
         with role_with(owner, ["GRANT USAGE ON SCHEMA public TO app"]) as theirs:
             for arguments in (["stats"], ["jobs", "list"], ["jobs", "retry", "7"], ["errors"]):
                 assert "GRANT SELECT" in run(*arguments, dsn=theirs, status=2).stderr, arguments
+            for options in ([], ["--from", "-"]):
+                refused = run("enqueue", "SendMail", *options, dsn=theirs, typed="{}", status=2).stderr
+                assert "GRANT SELECT, INSERT ON public.que_jobs TO " in refused
+                assert "GRANT USAGE ON SEQUENCE public.que_jobs_" in refused
     finally:
         owner.close()
 
 
 def test_queues_and_ids_that_there_arent_are_exit_status_1(qg: Any, place: Place) -> None:
     place.add(queue="mail")
-    for arguments in (["jobs", "list", "-q", "mial"], ["pause", "mial"], ["resume", "mial"]):
+    for arguments in (
+        ["jobs", "list", "-q", "mial"],
+        ["jobs", "delete", "-q", "mial", "--yes"],
+        ["pause", "mial"],
+        ["resume", "mial"],
+    ):
         result = qg(*arguments, status=Status.NO)
         assert "nobody knows a queue 'mial'" in result.stderr
         assert "the nearest is 'mail'" in result.stderr

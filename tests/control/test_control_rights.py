@@ -143,6 +143,19 @@ def test_who_pauses_needs_each_of_them_and_is_told_which(strict: Place, every: l
         assert message.endswith(f"ON public.qg_queues TO {role_of(dsn)}")
 
 
+@each_left_out("Who enqueues", versions=some_versions)
+def test_who_enqueues_needs_each_of_them_and_can_be_told_which(strict: Place, every: list[str], missing: str) -> None:
+    with role_with(strict, every) as dsn, Control(dsn) as control:
+        control.require_rights_to_enqueue()
+    left = [each for each in dict.fromkeys(every) if each != missing]
+    with role_with(strict, left) as dsn:
+        message = refused(dsn, lambda control: control.require_rights_to_enqueue(), missing)
+        if "SCHEMA" not in missing:
+            strict.query(message[message.index("GRANT ") :])
+            with qg.Client(dsn) as client:
+                client.enqueue(qg.Job("MyJob", tags=[] if strict.version == 3 else ["a"]))
+
+
 @on_versions(3, 7)
 def test_an_action_that_isnt_allowed_changes_nothing_and_locks_nothing(strict: Place, version: int) -> None:
     before = strict.query("SELECT to_jsonb(que_jobs)::text FROM que_jobs ORDER BY 1")
