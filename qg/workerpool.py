@@ -17,6 +17,7 @@ from qg.database.outage import Outage
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption, ErrPoolState, ErrTooFewConnections, QgError
 from qg.failures import one_line
+from qg.job import Job, locked_attempt_of
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
 from qg.working.event_loop import HandlerLoop
@@ -24,8 +25,9 @@ from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.hands import Hands
 from qg.working.listener import Listener
 from qg.working.locker import CrewHands, Locker
-from qg.working.loop import Loop
+from qg.working.loop import Loop, Outcome
 from qg.working.options import Configurable, WorkOptions
+from qg.working.oversight import Oversight, PoolState
 from qg.working.runner import Runner
 from qg.working.sleepers import Sleepers
 from qg.working.threads import BackgroundThread, join_all
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["WorkerPool", "check_pool_options"]
+
+
+# A worker that has found no job, or may not look for one, and waits.
+_RESTING = (Outcome.IDLE, Outcome.TURNED_AWAY, Outcome.PAUSED)
 
 
 class _Stage(Enum):
@@ -100,6 +106,9 @@ class WorkerPool(Configurable):
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker pool needs a qg.Client, not {name_of_other(client)}")
         self.work_map = checked_work_map(work_map)
+        self.client = client
+        # Is told what the workers do; ``qg work`` sets it before the start.
+        self.oversight: Oversight | None = None
         self._engine = engine_of(client)
         self._count = count
         # How many sessions hold locks; each worker has its own unless they share them.
@@ -178,6 +187,43 @@ class WorkerPool(Configurable):
             return False
         return self._wait(deadline)
 
+    def look(self) -> PoolState:
+        """Return how the pool stands. Asks nobody, and waits for nothing."""
+        now, loops, runners = time.monotonic(), list(self._loops), list(self._runners)
+        busy = [runner.job is not None for runner in runners]
+        # The hands of a locker come and go with their jobs; where each worker has its own loop, the two go in pairs.
+        shared = self._most_transactions is not None
+        waits = [not (any(busy) if shared else busy[number]) for number in range(min(len(loops), len(runners)))]
+        silent = [now - loop.turned_at for loop, waits in zip(loops, waits, strict=False) if waits]
+        return PoolState(
+            queue=self.queue,
+            workers=self._count,
+            busy=sum(busy),
+            started=self._stage is _Stage.RUNNING,
+            alive=all(thread.alive for thread in [*self._threads, *self._hands]),
+            silent_seconds=max(silent, default=0.0),
+            cut_off=self._outage.affected,
+            resting=not any(busy) and all(loop.outcome in _RESTING for loop in loops),
+            paused=any(loop.outcome is Outcome.PAUSED for loop in loops),
+            interval=self.interval,
+            refusal=next((loop.refused for loop in loops if loop.refused is not None), None),
+        )
+
+    def running(self) -> list[Job]:
+        """Return the jobs that run at the moment."""
+        return [job for runner in list(self._runners) if (job := runner.job) is not None]
+
+    def abandon(self) -> None:
+        """Undo what still runs, and blame no job for it: the process is about to end.
+
+        The statements of handlers on their ``job.tx`` are cancelled, each by a connection of its own, which may take
+        as long as connecting does. What a handler does elsewhere ends with the process.
+        """
+        for runner in list(self._runners):
+            runner.abandon()
+        for job in self.running():
+            locked_attempt_of(job).cancel_statement()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -245,6 +291,7 @@ class WorkerPool(Configurable):
         """Start a worker on the first of *sessions*, which is its own from then on."""
         runner = Runner(work_map, self._engine.logger)
         runner.loop = self._event_loop
+        self._seat(runner)
         loop = WorkLoop(self._engine, runner, self._options, self._outage, self._sleepers, sessions[0])
         name = f"qg-worker-{self.queue}-{len(self._threads) + 1}"
         run = partial(self._event_loop.outlive, loop.run)
@@ -278,9 +325,14 @@ class WorkerPool(Configurable):
         hands = Hands(names, settler, work_map, self._engine.logger)
         for runner in hands.runners:
             runner.loop = self._event_loop
+            self._seat(runner)
         self._runners.extend(hands.runners)
         self._hands.extend(hands.threads)
         return hands
+
+    def _seat(self, runner: Runner) -> None:
+        if self.oversight is not None:
+            runner.seat = self.oversight.seat()
 
     def _wait(self, deadline: float | None) -> bool:
         started = self._not_starting.wait(_seconds_until(deadline))

@@ -97,6 +97,7 @@ ORDER: dict[str, list[str]] = {
         "at_once",
         "job_taker",
         "engine",
+        "oversight",
         "runner",
         "batch",
         "transactions",

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg2
@@ -464,6 +464,11 @@ class Session:
         if self._encoding is not None and not self._lease.own:
             self.conn.set_client_encoding(self._encoding)
         self._mode.apply(self.conn, autocommit=self._mode.autocommit)
+
+    def cancel_statement(self) -> None:
+        """Cancel the statement that another thread runs, if one does. May take as long as connecting does."""
+        with suppress(psycopg2.Error):  # there is no server any more, and so no statement
+            self.conn.cancel()
 
     def close_now(self) -> None:
         """Close the connection, which frees its locks; for one whose state is in doubt."""

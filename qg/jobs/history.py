@@ -104,6 +104,11 @@ class AttemptHistory:
         """Return the history row of an attempt that succeeded; None if run() has written it."""
         return None if self._is_written else (self._tables.insert_attempts, self._history(None))
 
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace that the span is in; None if nobody records any."""
+        return self._span.trace_id
+
     def settled(self, error: BaseException | None) -> None:
         """End the span."""
         self._span.end(error)

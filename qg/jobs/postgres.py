@@ -25,7 +25,8 @@ from qg.jobs.tables import JobsTables, find_tables
 from qg.jobs.telemetry import Telemetry
 from qg.tables import PollStrategy, Table
 from qg.workerpool import WorkerPool
-from qg.working.handlers import WorkFunc
+from qg.working.handlers import WorkFunc, WorkMap
+from qg.working.oversight import Oversight
 
 __all__ = ["PostgresJobs", "PostgresJobsHandler"]
 
@@ -89,9 +90,30 @@ class PostgresJobs(BaseQueue):
                 self._client.close()
             raise
         self._pool: WorkerPool | None = None
+        # Is told what the workers do; ``qg work`` sets it before the start.
+        self.oversight: Oversight | None = None
         self._work_map = _WorkMap(self._functions, self._work)
         name = pool_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._report = PoolReport(self._client, self._tables, name, queue, pool_size, self._functions, self._logger)
+
+    @property
+    def client(self) -> Client:
+        """What the queue enqueues with, and works with."""
+        return self._client
+
+    @property
+    def worker_pool(self) -> WorkerPool | None:
+        """What works the jobs; None before that begins."""
+        return self._pool
+
+    @property
+    def work_map(self) -> WorkMap:
+        """From job type to what works such a job: the queue itself, for each type that has a function."""
+        return self._work_map
+
+    def follow(self, job: Job) -> None:
+        """Keep a history of an attempt at *job*, which is locked, and which somebody else has begun and will end."""
+        AttemptHistory(job, self._tables, self._telemetry, self._logger)
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         if len(drafts) == 1:
@@ -122,6 +144,7 @@ class PostgresJobs(BaseQueue):
             poll_strategy=options.poll_strategy,
             connections=options.connections,
         )
+        pool.oversight = self.oversight
         self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
         pool.start()
         self._conductor.carry_out("report", self._report.write)

@@ -108,6 +108,12 @@ class JobSpan:
         )
         self._context = set_span_in_context(self._span, self._context)
 
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace, in hexadecimal; None where there is none."""
+        context = self._span.get_span_context()
+        return f"{context.trace_id:032x}" if context.is_valid else None
+
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make the span, and the enqueuer's baggage, the current ones within the block."""

@@ -57,6 +57,10 @@ _RECORDED = (State.FAILED, State.EXPIRED, State.RESCHEDULED, State.GONE)
 class Observer(Protocol):
     """Who follows an attempt to its end, and keeps a record of it."""
 
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace that the attempt is in, in hexadecimal; None if it is in none."""
+
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return what to write on *conn* in the transaction that records *error*."""
 
@@ -266,6 +270,14 @@ class Attempt:
             return None
         self.held = False
         return self._locked
+
+    def cancel_statement(self) -> None:
+        """Cancel the statement that runs on the job's session, if one does. May take as long as connecting does.
+
+        From a thread that doesn't run the job, and without the mutex: who waits for the statement may hold that.
+        """
+        if self.held and not self.forked:
+            self._locked.cancel_statement()
 
     def abandon(self) -> None:
         """Undo what isn't committed yet, so that done() has nothing to commit: nobody has settled the job."""

@@ -130,6 +130,10 @@ class LockedRow(SettlingRow):
         """Raise ErrLockLost if what is written isn't under the lock any more."""
         self._lock.require()
 
+    def cancel_statement(self) -> None:
+        """Cancel the statement that runs for the row, if one does."""
+        self._lock.cancel_statement()
+
     def still_there(self) -> bool:
         """Whether the job is in the table, for one whose lock was given up."""
         with self._lock.reached() as session:

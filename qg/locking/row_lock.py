@@ -49,6 +49,9 @@ class Lock(Protocol):
     def close(self) -> None:
         """Close the session, if there is one."""
 
+    def cancel_statement(self) -> None:
+        """Cancel the statement that another thread runs on the session, if there is one. Not a use of it."""
+
     def reached(self) -> AbstractContextManager[Session]:
         """Within the block there is a session for what is still to be asked about the row after the lock was lost."""
 
@@ -136,6 +139,10 @@ class RowLock:
     def close(self) -> None:
         """Close the session, and free the lock with it."""
         self.session.close_now()
+
+    def cancel_statement(self) -> None:
+        """Cancel the statement that another thread runs on the session; before_use isn't called."""
+        self._session.cancel_statement()
 
     @contextmanager
     def reached(self) -> Iterator[Session]:

@@ -136,6 +136,11 @@ class SharedLock:
                 own.close_now()
             self._lender.give_back(own, has_failed=has_failed)
 
+    def cancel_statement(self) -> None:
+        """Cancel the statement that another thread runs on the row's own session, if it has one."""
+        if (own := self._own) is not None:
+            own.cancel_statement()
+
     @contextmanager
     def reached(self) -> Iterator[Session]:
         """Within the block there is a session for what is to be asked about the row: its own, or another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from enum import Enum
 
@@ -65,6 +66,8 @@ class Loop(ABC):
     Attributes:
         session: the one it works on; None when it has none.
         refused: why run() ended by itself; None if it was stopped, or the client closed.
+        outcome: how the last round went; None while one is under way.
+        turned_at: when that ended, as time.monotonic() counts.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Loop(ABC):
         self._due: float | None = None
         # How many rounds in a row failed before they got a job.
         self._failures = 0
+        self.outcome: Outcome | None = None
+        self.turned_at = time.monotonic()
         self._stopping = False
         self._wake_up = WakeUp()
 
@@ -103,7 +108,9 @@ class Loop(ABC):
             while not self._stopping:
                 # A wake-up from here on may mean a job that this round doesn't see.
                 calls = self._sleepers.calls
-                outcome = self._work_one_round()
+                self.outcome = None
+                outcome = self.outcome = self._work_one_round()
+                self.turned_at = time.monotonic()
                 if outcome in (Outcome.CLOSED, Outcome.REFUSED):
                     break
                 self._go_on_after(outcome, calls)

@@ -13,6 +13,7 @@ from qg.lookout import LOOKOUT
 from qg.signals import ends_process
 from qg.verdicts import Discard
 from qg.working.handlers import Running, WorkMap, call_handler, running_here
+from qg.working.oversight import Seat
 
 __all__ = ["Runner", "complete_now"]
 
@@ -35,7 +36,13 @@ class Runner(Running):
     Args:
         work_map: from job type to handler.
         logger: where it is told how each job went.
+
+    Attributes:
+        seat: what is told of each job, under ``qg work``.
     """
+
+    seat: Seat | None = None
+    _abandons = False
 
     def __init__(self, work_map: WorkMap, logger: Logger) -> None:
         self.work_map = work_map
@@ -61,6 +68,8 @@ class Runner(Running):
         """
         attempt = locked_attempt_of(job)
         self._current = job
+        if self.seat is not None:
+            self.seat.begin(job)
         here = running_here.set(self)
         began = time.monotonic()
         failure: BaseException | None = None
@@ -83,6 +92,8 @@ class Runner(Running):
             self.has_failed = failure is not None
             failure = None  # or its traceback, of which this is a part, would keep the handler's variables
             self._current = None
+            if self.seat is not None:
+                self.seat.end()
             job.done()
 
     def conclude(
@@ -114,6 +125,15 @@ class Runner(Running):
             failure = None
             job.done()
 
+    @property
+    def job(self) -> Job | None:
+        """The job that runs; None if none does."""
+        return self._current
+
+    def abandon(self) -> None:
+        """From now on undo what fails, and blame no job for it: the process is about to end."""
+        self._abandons = True
+
     def look(self) -> None:
         """See whether the lock of the running job is lost."""
         job, coroutine = self._current, self.coroutine
@@ -123,11 +143,18 @@ class Runner(Running):
 
     def settle(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> bool:
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
+        if self._abandons and error is not None:
+            attempt.abandon()
+            return True
         recorded = error is None or attempt.fail(error, job.error)
         if attempt.observer is not None:
             attempt.observer.settled(error)
-            attempt.observer = None  # it refers to the job, and only the garbage collector would end the circle
-        self._log(job, attempt.row.id, attempt.state, error, seconds)
+        if self.seat is None:
+            self._log(job, attempt.row.id, attempt.state, error, seconds)
+        else:
+            with self.seat.settled(job, attempt, error, seconds):
+                self._log(job, attempt.row.id, attempt.state, error, seconds)
+        attempt.observer = None  # it refers to the job, and only the garbage collector would end the circle
         return recorded
 
     def log_still_running(self) -> None:
