@@ -166,6 +166,34 @@ ORDER: dict[str, list[str]] = {
         "__init__",
     ],
     "aio": ["threads", "daemons", "awaited", "own_transactions", "job", "client", "hands", "workerpool", "__init__"],
+    "supervisor": [
+        "__init__",
+        "settings",
+        "application",
+        "targets",
+        "tally",
+        "standing",
+        "logs",
+        "running_jobs",
+        "seats",
+        "signalled",
+        "systemd",
+        "health",
+        "metrics",
+        "surfaces",
+        "asking",
+        "stacks",
+        "emptiness",
+        "depths",
+        "deaths",
+        "worker_process",
+        "alone",
+        "messages",
+        "child",
+        "offspring",
+        "reloading",
+        "parent",
+    ],
     "pytest_plugin": [],
     "cli": [
         "status",
@@ -193,6 +221,8 @@ ORDER: dict[str, list[str]] = {
         "schema",
         "doctor",
         "demo_command",
+        "health",
+        "work",
         "commands",
         "__init__",
     ],
@@ -262,6 +292,8 @@ REACHES = {
     "job.py": ["job._attempt", "job._attempt", "job._attempt", "job._row"],
     "locking/locked_row.py": ["anew._run"],
     "signals.py": ["sys._getframe"],
+    "supervisor/signalled.py": ["os._exit"],
+    "supervisor/stacks.py": ["sys._current_frames"],
 }
 
 
@@ -316,7 +348,7 @@ def test_every_error_of_qg_is_a_qg_error_and_in_the_tree_of_its_module() -> None
 def test_the_core_needs_psycopg2_alone() -> None:
     wanted = set()
     for path in MODULES:
-        if place_of(path)[0] in ("cli", "jobs", "pytest_plugin"):
+        if place_of(path)[0] in ("cli", "jobs", "pytest_plugin") or place_of(path) == ("supervisor", "metrics"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -329,7 +361,7 @@ def test_the_core_needs_psycopg2_alone() -> None:
 
 def test_the_map_in_contributing_names_each_room_and_each_of_its_modules() -> None:
     text = Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
-    for room in ("database", "locking", "enqueuing", "working", "control", "aio", "cli"):
+    for room in ("database", "locking", "enqueuing", "working", "control", "aio", "supervisor", "cli"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{room}/`")]
         assert {*re.findall(r"`(\w+)\.py`", line), "__init__"} == set(ORDER[room])
 

@@ -23,6 +23,8 @@ _LAZY = {
     "prune": ("qg.cli.history:prune", "Delete old attempts from the history of qg.jobs."),
     "schema": ("qg.cli.schema:schema", "Create the table, or lead it to another version."),
     "doctor": ("qg.cli.doctor:doctor", "Check everything, and say what to mend."),
+    "work": ("qg.cli.work:work", "Work the jobs of an application."),
+    "health": ("qg.cli.health:health", "Say whether a worker does well, for probes."),
     "demo": ("qg.cli.demo_command:run_demo", "Count the words of your files, one job a file."),
 }
 

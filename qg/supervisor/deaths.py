@@ -1,0 +1,79 @@
+"""Deaths: jobs that ran in a process which died get that as their error, so that they back off like any other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from qg.client import engine_of
+from qg.control.listing import find_by_ids
+from qg.control.records import State
+from qg.database.session import Session
+from qg.failures import PlainFailure
+from qg.locking.row_lock import lock_anew
+from qg.supervisor.running_jobs import RunningJob
+from qg.supervisor.targets import Target
+from qg.tables import Row, Table
+from qg.working.oversight import Oversight
+from qg.working.runner import Runner, complete_now
+
+__all__ = ["record_deaths"]
+
+_logger = logging.getLogger("qg")
+
+
+def record_deaths(
+    targets: Sequence[Target], oversight: Sequence[Oversight], dead: Sequence[RunningJob], cause: str
+) -> None:
+    """Record *cause* as the error of each job that ran when a process died, under its lock, which is taken for that.
+
+    The delay until the next try, and whether there is one, is that of the client and its handlers. A job that somebody
+    else has by now is left to them, and so is one that isn't due any more, since somebody has worked it.
+
+    Args:
+        targets: what the process works.
+        oversight: who oversees each of them.
+        dead: the jobs, and for which of the targets they ran.
+        cause: the error.
+
+    Raises:
+        psycopg2.Error: if the database can't be reached. Those that are recorded by then aren't due any more.
+    """
+    for number, (target, overseer) in enumerate(zip(targets, oversight, strict=True)):
+        ids = [job.id for job in dead if job.target == number]
+        if ids:
+            runner = Runner(target.work_map, target.client.logger)
+            runner.seat = overseer.seat()
+            for job_id in ids:
+                _record(target, runner, job_id, cause)
+
+
+def _record(target: Target, runner: Runner, job_id: int, cause: str) -> None:
+    engine = engine_of(target.client)
+    session = engine.database.lease()
+    try:
+        lock = lock_anew(session, job_id, engine.context, lent=True)
+        row = None
+        if lock is not None:
+            row = engine.database.on_table(session, partial(_due_row, session, job_id))
+            job = None if row is None else engine.jobs.read(row, lock)
+            if job is None:
+                lock.release()
+            else:
+                target.follow(job)
+                runner.conclude(job, complete_now, PlainFailure(cause), 0.0)
+        if row is None:
+            _logger.info("death_unrecorded id=%d: somebody else has it by now, or has worked it", job_id)
+    except BaseException:
+        session.close_now()
+        raise
+    session.give_back()
+
+
+def _due_row(session: Session, job_id: int, table: Table) -> Row | None:
+    """Return the row of the job, if it is there to be worked."""
+    for seen in find_by_ids(session, table, [job_id]):
+        if seen.due and seen.state in (State.READY, State.FAILING):
+            return seen.row
+    return None

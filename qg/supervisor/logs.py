@@ -1,0 +1,138 @@
+"""Logs: a line for each record, as text or as JSON, with the job that it is about."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from qg.failures import printable
+from qg.working.handlers import running_here
+from qg.working.runner import Runner
+
+__all__ = ["JobFields", "about_job", "set_up_logs"]
+
+
+class JobFields(NamedTuple):
+    """The job that a record is about, and, at its end, how it went."""
+
+    id: int | None
+    type: str
+    queue: str
+    seconds: float | None = None
+    error: BaseException | None = None
+    trace_id: str | None = None
+
+
+_about: ContextVar[JobFields | None] = ContextVar("qg_log_about", default=None)
+
+
+@contextmanager
+def about_job(fields: JobFields) -> Iterator[None]:
+    """Within the block, what is logged is about this job."""
+    token = _about.set(fields)
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def set_up_logs(log_format: str) -> None:
+    """Log to standard error from INFO on, as "text" or "json", unless the application sets something else up later."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JSON() if log_format == "json" else _Text())
+    root = logging.getLogger()
+    for each in list(root.handlers):
+        root.removeHandler(each)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+class _Text(logging.Formatter):
+    """Time, level, and the message, in which nothing ends the line or is obeyed by a terminal; a traceback below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_iso_time(record)} {record.levelname} {printable(record.getMessage())}"
+        trace = _trace(self, record)
+        if trace:
+            line += "\n" + "\n".join(printable(each) for each in trace.splitlines())
+        return line
+
+
+class _JSON(logging.Formatter):
+    """An object a line: time, level, event, message, logger; and about a job its id, type, queue, and how it went."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        fields: dict[str, Any] = {
+            "time": _iso_time(record),
+            "level": record.levelname.lower(),
+            "event": _event(record),
+            "message": message,
+            "logger": record.name,
+            "process": record.process,
+            "thread": record.threadName,
+        }
+        fields.update(_job_fields())
+        if (trace := _trace(self, record)) is not None:
+            fields["traceback"] = trace
+        # In ASCII, which also escapes whatever could end a line or be obeyed by a terminal.
+        return json.dumps(fields)
+
+
+def _iso_time(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+
+def _event(record: logging.LogRecord) -> str:
+    """Return the first word of what qg logs, which says what has happened; "log" for what others log."""
+    if record.name != "qg" and not record.name.startswith("qg."):
+        return "log"
+    return str(record.msg).split(" ", 1)[0].rstrip(":;,")
+
+
+def _job_fields() -> dict[str, Any]:
+    fields = _about.get()
+    if fields is None:
+        runner = running_here.get()
+        job = runner.job if isinstance(runner, Runner) else None
+        if job is None:
+            return {}
+        fields = JobFields(job.id, job.type, job.queue, trace_id=_current_trace_id())
+    named: dict[str, Any] = {"job_id": fields.id, "job_type": fields.type, "queue": fields.queue}
+    if fields.seconds is not None:
+        named["seconds"] = round(fields.seconds, 6)
+    if fields.error is not None:
+        named["error"] = _class_name(fields.error)
+    if fields.trace_id is not None:
+        named["trace_id"] = fields.trace_id
+    return named
+
+
+def _class_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _current_trace_id() -> str | None:
+    """Return the id of OpenTelemetry's current trace, in a program that uses it."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return None
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
+    parts = []
+    if record.exc_info:
+        parts.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts) or None

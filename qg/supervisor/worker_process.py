@@ -1,0 +1,318 @@
+"""WorkerProcess: a process that works an application's jobs, from its first signal handler to its exit status."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import psycopg2
+
+from qg.backoff import reconnect_pause
+from qg.database.outage import Outage
+from qg.errors import QgError
+from qg.failures import one_line, printable
+from qg.supervisor.application import ErrApplication, find_application
+from qg.supervisor.deaths import record_deaths
+from qg.supervisor.depths import Depths
+from qg.supervisor.emptiness import nothing_is_due
+from qg.supervisor.metrics import EVENTS
+from qg.supervisor.running_jobs import RunningJob, RunningJobs
+from qg.supervisor.seats import Seats
+from qg.supervisor.settings import Settings
+from qg.supervisor.signalled import Signals, end_process, listen_in_thread, name_of
+from qg.supervisor.stacks import log_stacks
+from qg.supervisor.standing import Standing
+from qg.supervisor.surfaces import TICK_SECONDS
+from qg.supervisor.tally import Counts, EventCounter, Tally
+from qg.supervisor.targets import Target, make_targets
+from qg.working.oversight import PoolState
+from qg.working.threads import WakeUp
+
+__all__ = ["WorkerProcess"]
+
+_Result = TypeVar("_Result")
+
+_logger = logging.getLogger("qg")
+
+# A worker that has done nothing for so long, beside its interval, hangs.
+_SILENT_SECONDS = 120.0
+_LONGEST_PAUSE_SECONDS = 30.0
+# How often it is looked whether nothing is left to do, where the process is to end then.
+_LOOK_SECONDS = 0.1
+# How long what is abandoned may take to let go, and how long all that is done then may take.
+_LETTING_GO_SECONDS, _LAST_SECONDS = 1.0, 5.0
+
+
+class WorkerProcess:
+    """Works an application's jobs in this process, until a signal comes.
+
+    The first SIGTERM or SIGINT lets running jobs end. After the timeout, or at the second one, they are undone and
+    released, with no error counted, and the process ends with 128 and the signal's number. SIGUSR1 logs what every
+    thread does.
+
+    Args:
+        settings: what to work, and how.
+        signals: installed already.
+        running: where to note which jobs run.
+        tell: is told every second how it stands.
+        ended: is called before the process ends without unwinding.
+        hangs_up: whether SIGHUP lets it end, too; it is ignored otherwise.
+        next_tick: how many seconds until it is told the next time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        signals: Signals,
+        running: RunningJobs,
+        tell: Callable[[Standing], None],
+        *,
+        ended: Callable[[], None] = lambda: None,
+        hangs_up: bool = False,
+        next_tick: Callable[[], float] = lambda: TICK_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._signals = signals
+        self._running = running
+        self._tell = tell
+        self._ended = ended
+        self._hangs_up = hangs_up
+        self._next_tick = next_tick
+        self._wake_up = WakeUp()
+        self._tally = Tally(settings.max_jobs, self._reach_limit)
+        self._targets: list[Target] = []
+        self._oversight: list[Seats] = []
+        self._depths: Depths | None = None
+        # Guards what follows: the first signal, and that only one thread ends the process.
+        self._mutex = threading.Lock()
+        self._signal: int | None = None
+        self._times = 0
+        self._ends_now = False
+        self._stage = "starting"
+        self._reasons: tuple[str, ...] = ("it is starting",)
+        self._stopping = False
+        self._failed = False
+
+    def run(self, first: Callable[[], None] = lambda: None) -> int:
+        """Work until the end, and return the exit status. In the main thread.
+
+        Args:
+            first: is called before the first job is taken.
+
+        Raises:
+            QgError: if there is nothing that could be worked.
+        """
+        listen_in_thread(self._signals, self._hear)
+        self._tell(self.look())
+        try:
+            found = find_application(self._settings.app)
+            made = self._reach(lambda: make_targets(found, self._settings))
+        except (ErrApplication, QgError, psycopg2.Error):
+            raise
+        except BaseException:  # SystemExit too: whatever the application does, it can't be worked
+            traceback.print_exc()
+            return 2
+        finally:
+            self._signals.install()  # the application may have handlers of its own
+        self._targets = made or []
+        self._oversight = [Seats(number, self._running, self._tally) for number in range(len(self._targets))]
+        try:
+            first()
+            self._start()
+            self._live()
+        finally:
+            self._drain()
+        return 2 if self._failed else 0
+
+    def record(self, dead: Sequence[RunningJob], cause: str) -> None:
+        """Record the errors of jobs that ran in another process, which has died. Returns when that is done."""
+        self._reach(lambda: record_deaths(self._targets, self._oversight, dead, cause))
+
+    def stop(self, number: int) -> None:
+        """Let running jobs end, because of a signal, and then the process; until the timeout. Again: nothing."""
+        with self._mutex:
+            if self._signal is not None:
+                return
+            self._signal = number
+            begun = bool(self._targets)
+        seconds = self._settings.shutdown_timeout
+        _logger.info("stopping signal=%s: running jobs have %g s to end", printable(name_of(number)), seconds)
+        if not begun:
+            self._ended()
+            end_process(0)
+        alarm = threading.Timer(seconds, self.end_now, (number,))
+        alarm.daemon = True
+        alarm.start()
+        self._stop()
+
+    def end_now(self, number: int) -> None:
+        """Undo and release what runs, and end the process with 128 and the signal's number."""
+        with self._mutex:
+            if self._ends_now:
+                return
+            self._ends_now = True
+        last = threading.Timer(_LAST_SECONDS, end_process, (128 + number,))
+        last.daemon = True
+        last.start()
+        pools = [pool for target in self._targets if (pool := target.pool) is not None]
+        for pool in pools:
+            for job in pool.running():
+                _logger.warning(
+                    "job_released id=%d type=%s queue=%s: it hadn't ended, so it was undone; it is free, and no error "
+                    "is counted",
+                    job.id,
+                    printable(job.type),
+                    printable(job.queue),
+                )
+        for pool in pools:
+            threading.Thread(target=pool.abandon, daemon=True).start()
+        until = time.monotonic() + _LETTING_GO_SECONDS
+        while time.monotonic() < until and any(pool.running() for pool in pools):
+            time.sleep(0.01)
+        _logger.warning("ended status=%d signal=%s", 128 + number, printable(name_of(number)))
+        self._ended()
+        logging.shutdown()
+        sys.stdout.flush()
+        end_process(128 + number)
+
+    def look(self) -> Standing:
+        """Return how the process stands."""
+        states = [pool.look() for target in self._targets if (pool := target.pool) is not None]
+        reasons = list(self._reasons)
+        if self._stage == "working":
+            reasons += _why_not_ready(states, len(self._targets))
+        silent = [f"workers of {each.queue!r} hang" for each in states if _hangs(each)]
+        return Standing(
+            live=not silent,
+            ready=self._stage == "working" and not reasons,
+            reasons=(*reasons, *silent),
+            stage=self._stage,
+            queues=tuple(each.queue for each in states),
+            workers=sum(each.workers for each in states),
+            busy=sum(each.busy for each in states),
+            settled=self._tally.settled,
+            depths=() if self._depths is None else self._depths.seen,
+            counts=self._tally.counts() if self._settings.tells_metrics else Counts(),
+        )
+
+    def log_stacks(self) -> None:
+        """Log what every thread does."""
+        log_stacks(_logger, [seat for each in self._oversight for seat in each.seats])
+
+    def _hear(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            # What a parent asks for isn't counted: the same signal may have come to both.
+            self._times += 1
+            if self._times == 1:
+                self.stop(number)
+            else:
+                self.end_now(number)
+        elif number == getattr(signal, "SIGUSR1", None):
+            self.log_stacks()
+        elif number == getattr(signal, "SIGHUP", None) and self._hangs_up:
+            self.stop(number)
+
+    def _start(self) -> None:
+        counter = EventCounter(self._tally, EVENTS)
+        for target, oversight in zip(self._targets, self._oversight, strict=True):
+            counter.attach_to(target.client.logger)
+            self._reach(lambda target=target, oversight=oversight: target.start(oversight))  # type: ignore[misc]
+        if self._settings.looks_at_queues:
+            self._depths = Depths([target.client for target in self._targets])
+        if not self._stopping:
+            self._stage, self._reasons = "working", ()
+
+    def _live(self) -> None:
+        """Return when it is time to end."""
+        while not self._stopping:
+            standing = self.look()
+            self._tell(standing)
+            pools = [pool for target in self._targets if (pool := target.pool) is not None]
+            states = [pool.look() for pool in pools]
+            if any(each.started and not each.alive for each in states) and not self._stopping:
+                _logger.error("workers_ended: %s", printable(_why_ended(states)))
+                self._failed = True
+                return
+            if self._settings.until_empty and len(pools) == len(self._targets) and self._is_done(states):
+                _logger.info("queue_empty: nothing is due any more")
+                return
+            self._wake_up.wait(_LOOK_SECONDS if self._settings.until_empty else self._next_tick())
+
+    def _is_done(self, states: list[PoolState]) -> bool:
+        if not all(each.started and each.resting for each in states):
+            return False
+        return all(nothing_is_due(pool) for target in self._targets if (pool := target.pool) is not None)
+
+    def _drain(self) -> None:
+        """Let running jobs end, and close what is open."""
+        self._stage, self._reasons = "ending", ("it is ending",)
+        threads = [threading.Thread(target=target.shutdown, daemon=True) for target in self._targets]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            self._tell(self.look())
+            for thread in threads:
+                thread.join(self._next_tick() / len(threads))
+        if self._depths is not None:
+            self._depths.stop()
+        for target in self._targets:
+            target.close()
+        _logger.info("ended jobs=%d", self._tally.settled)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._wake_up.give()
+
+    def _reach_limit(self) -> None:
+        _logger.info("stopping jobs=%d: that is as many as it was to do", self._tally.settled)
+        self._stop()
+
+    def _reach(self, act: Callable[[], _Result]) -> _Result | None:
+        """Return what *act* gives, however long the database can't be reached; None if it is time to end."""
+        outage = Outage(_logger)
+        failures = 0
+        while not self._stopping:
+            try:
+                result = act()
+            except psycopg2.OperationalError as error:
+                outage.begin_for(self, error)
+                failures += 1
+                before, self._reasons = self._reasons, (f"the database can't be reached: {one_line(error)}",)
+                self._tell(self.look())
+                self._wake_up.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
+                self._reasons = before
+            else:
+                outage.end_for(self)
+                return result
+        return None
+
+
+def _why_not_ready(states: list[PoolState], expected: int) -> list[str]:
+    reasons = []
+    if len(states) < expected:
+        reasons.append(
+            "a queue of qg.jobs has no workers yet: the database can't be reached, or no function is registered"
+        )
+    for each in states:
+        if not each.started:
+            reasons.append(f"the workers of {each.queue!r} are starting")
+        elif each.cut_off:
+            reasons.append(f"{each.cut_off} workers of {each.queue!r} can't reach the database")
+        elif not each.alive:
+            reasons.append(f"workers of {each.queue!r} have ended")
+    return reasons
+
+
+def _why_ended(states: list[PoolState]) -> str:
+    refusal = next((each.refusal for each in states if each.refusal is not None), None)
+    return "their client was closed" if refusal is None else one_line(refusal)
+
+
+def _hangs(state: PoolState) -> bool:
+    return state.started and state.silent_seconds > state.interval + _SILENT_SECONDS

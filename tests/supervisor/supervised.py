@@ -1,0 +1,135 @@
+"""Applications for qg work; started by the tests of this folder, which is their current one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import qg
+
+DSN = os.environ.get("QG_DSN", "")
+
+
+def note(job: qg.Job) -> None:
+    """Leave an effect, in the transaction that deletes the job."""
+    with job.tx.cursor() as cur:
+        cur.execute("INSERT INTO effects (id, pid) VALUES (%s, %s)", (job.id, os.getpid()))
+
+
+def wait(job: qg.Job) -> None:
+    """Leave an effect, and wait in a statement until nobody has the lock (8, 8)."""
+    note(job)
+    with job.tx.cursor() as cur:
+        cur.execute("SELECT pg_advisory_xact_lock_shared(8, 8)")
+
+
+def hang(job: qg.Job) -> None:
+    """Wait for ever, in Python."""
+    sys.stderr.write("hanging\n")
+    threading.Event().wait()
+
+
+def fork(job: qg.Job) -> None:
+    """Fork a process that waits, and end it by SIGTERM; it ends by that, and nobody else hears of it."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    time.sleep(0.05)
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    note(job)
+
+
+def orphan(job: qg.Job) -> None:
+    """Leave a process behind whose parent ends before it does."""
+    subprocess.run(["sh", "-c", "sleep 0.1 &"], check=True)
+    note(job)
+
+
+def fail(job: qg.Job) -> None:
+    raise ValueError("no\x1b[31m good")
+
+
+def die(job: qg.Job) -> None:
+    """Kill the process, as often as the args say; then leave an effect."""
+    (times,) = job.args
+    if job.error_count < times:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    note(job)
+
+
+async def note_later(job: qg.Job) -> None:
+    note(job)
+
+
+work_map = {
+    "Note": note,
+    "Wait": wait,
+    "Hang": hang,
+    "Fork": fork,
+    "Orphan": orphan,
+    "Fail": fail,
+    "Die": die,
+    "NoteLater": note_later,
+}
+worc_map = None
+empty = {}
+number = 7
+
+
+def pool() -> qg.WorkerPool:
+    """A pool whose jobs are due again at once when they have failed."""
+    return qg.WorkerPool(qg.Client(DSN, backoff=lambda error_count: 0.0), work_map, 1, interval=0.05)
+
+
+def several() -> list[qg.WorkerPool]:
+    client = qg.Client(DSN)
+    return [qg.WorkerPool(client, work_map, 1, queue=queue, interval=0.05) for queue in ("a", "b")]
+
+
+def nothing() -> list[object]:
+    return []
+
+
+def wrong() -> object:
+    return 7
+
+
+async def later() -> object:
+    return work_map
+
+
+def refuses() -> object:
+    raise RuntimeError("the application's own trouble")
+
+
+@dataclass(frozen=True)
+class Greet:
+    name: str
+
+
+@dataclass(frozen=True)
+class Crash:
+    pass
+
+
+def queue() -> object:
+    """A queue of qg.jobs."""
+    from qg import jobs
+
+    queue = jobs.PostgresJobs(DSN, pool_size=2, poll_interval=0.05)
+
+    @queue.register_job_func
+    def greet(ctx: jobs.Context, job: Greet) -> None:
+        ctx.logger.info("hello %s", job.name)
+
+    @queue.register_job_func
+    def crash(ctx: jobs.Context, job: Crash) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return queue
