@@ -199,7 +199,7 @@ class WorkerPool(Configurable):
             queue=self.queue,
             workers=self._count,
             busy=sum(busy),
-            started=self._stage is _Stage.RUNNING,
+            started=self._stage in (_Stage.RUNNING, _Stage.STOPPED),
             alive=all(thread.alive for thread in [*self._threads, *self._hands]),
             silent_seconds=max(silent, default=0.0),
             cut_off=self._outage.affected,

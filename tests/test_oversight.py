@@ -97,8 +97,8 @@ def test_what_is_abandoned_is_undone_and_free_and_nobody_is_blamed(
     pool = qg.WorkerPool(client, {"Wait": wait}, 1, interval=60, connections=connections)
     with pool:
         eventually(lambda: database.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1)
-        threading.Thread(target=pool.shutdown).start()
-        eventually(lambda: pool.look().started is False)
+        shutdown = threading.Thread(target=pool.shutdown)
+        shutdown.start()
         pool.abandon()
         assert pool.shutdown(PATIENCE)
     assert [(number, errors) for number, _, errors, _ in database.jobs()] == [(job.id, 0)]

@@ -15,6 +15,7 @@ from qg.supervisor.logs import set_up_logs
 from qg.supervisor.settings import Address, Settings, Supervision
 from qg.supervisor.signalled import Signals
 from qg.supervisor.surfaces import Surfaces
+from qg.supervisor.targets import THREADS
 
 __all__ = ["work"]
 
@@ -23,7 +24,9 @@ __all__ = ["work"]
 @click.argument("app", metavar="MODULE:NAME")
 @database_option
 @click.option("-q", "--queue", "queues", multiple=True, help="A queue to work; several times for several. [work map]")
-@click.option("--threads", type=click.IntRange(1), help="Jobs at once, for each queue.  [work map; default: 4]")
+@click.option(
+    "--threads", type=click.IntRange(1), help=f"Jobs at once, for each queue.  [work map; default: {THREADS}]"
+)
 @click.option("--connections", type=click.IntRange(1), help="Let the threads of a queue share these.  [work map]")
 @click.option("--batch-size", type=click.IntRange(1, 1000), help="Jobs that a thread locks at once.  [work map]")
 @click.option("--interval", type=click.FloatRange(0), help="Seconds that an idle thread sleeps.  [work map]")
@@ -87,10 +90,14 @@ def work(
     """
     if metrics and health_port is None:
         raise click.UsageError("--metrics are told at --health-port; give that, too")
+    if connections is not None and connections > (threads or THREADS):
+        raise click.UsageError(f"--connections {connections} are more than --threads {threads or THREADS}")
+    if connections is not None and batch_size is not None:
+        raise click.UsageError("--batch-size has no meaning beside --connections; leave one of them out")
     settings = Settings(
         app=app,
         dsn=dsn,
-        queues=queues,
+        queues=tuple(dict.fromkeys(queues)),
         threads=threads,
         connections=connections,
         batch_size=batch_size,

@@ -271,6 +271,11 @@ class Attempt:
         self.held = False
         return self._locked
 
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process that holds the lock, as far as that is known."""
+        return self._locked.backend_pid
+
     def cancel_statement(self) -> None:
         """Cancel the statement that runs on the job's session, if one does. May take as long as connecting does.
 

@@ -130,6 +130,11 @@ class LockedRow(SettlingRow):
         """Raise ErrLockLost if what is written isn't under the lock any more."""
         self._lock.require()
 
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process that holds the lock."""
+        return self._lock.backend_pid
+
     def cancel_statement(self) -> None:
         """Cancel the statement that runs for the row, if one does."""
         self._lock.cancel_statement()

@@ -49,6 +49,10 @@ class Lock(Protocol):
     def close(self) -> None:
         """Close the session, if there is one."""
 
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process that holds the lock. Asking that isn't using the session."""
+
     def cancel_statement(self) -> None:
         """Cancel the statement that another thread runs on the session, if there is one. Not a use of it."""
 
@@ -139,6 +143,11 @@ class RowLock:
     def close(self) -> None:
         """Close the session, and free the lock with it."""
         self.session.close_now()
+
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process of the session; before_use isn't called."""
+        return self._session.backend_pid
 
     def cancel_statement(self) -> None:
         """Cancel the statement that another thread runs on the session; before_use isn't called."""

@@ -136,6 +136,11 @@ class SharedLock:
                 own.close_now()
             self._lender.give_back(own, has_failed=has_failed)
 
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process that holds the lock."""
+        return self.locker.backend_pid
+
     def cancel_statement(self) -> None:
         """Cancel the statement that another thread runs on the row's own session, if it has one."""
         if (own := self._own) is not None:

@@ -45,8 +45,8 @@ def main() -> int:
     process = WorkerProcess(settings, signals, RunningJobs(memory), tell, hangs_up=True)
 
     def record(death: Death) -> None:
-        process.record(death.jobs, death.cause)
-        speaker.say(recorded=death.number)
+        if process.record(death.jobs, death.cause):
+            speaker.say(recorded=death.number)
 
     def begin() -> None:
         for plain in told["deaths"]:

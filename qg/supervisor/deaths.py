@@ -11,10 +11,12 @@ from qg.control.listing import find_by_ids
 from qg.control.records import State
 from qg.database.session import Session
 from qg.failures import PlainFailure
-from qg.locking.row_lock import lock_anew
+from qg.locking.context import LockContext
+from qg.locking.row_lock import RowLock, lock_anew
 from qg.supervisor.running_jobs import RunningJob
 from qg.supervisor.targets import Target
 from qg.tables import Row, Table
+from qg.tables.locking import END_HOLDER
 from qg.working.oversight import Oversight
 from qg.working.runner import Runner, complete_now
 
@@ -41,22 +43,21 @@ def record_deaths(
         psycopg2.Error: if the database can't be reached. Those that are recorded by then aren't due any more.
     """
     for number, (target, overseer) in enumerate(zip(targets, oversight, strict=True)):
-        ids = [job.id for job in dead if job.target == number]
-        if ids:
-            runner = Runner(target.work_map, target.client.logger)
-            runner.seat = overseer.seat()
-            for job_id in ids:
-                _record(target, runner, job_id, cause)
+        runner = Runner(target.work_map, target.client.logger)
+        runner.seat = overseer.seat()
+        for job in dead:
+            if job.target == number:
+                _record(target, runner, job, cause)
 
 
-def _record(target: Target, runner: Runner, job_id: int, cause: str) -> None:
+def _record(target: Target, runner: Runner, dead: RunningJob, cause: str) -> None:
     engine = engine_of(target.client)
     session = engine.database.lease()
     try:
-        lock = lock_anew(session, job_id, engine.context, lent=True)
+        lock = _lock(session, dead, engine.context)
         row = None
         if lock is not None:
-            row = engine.database.on_table(session, partial(_due_row, session, job_id))
+            row = engine.database.on_table(session, partial(_due_row, session, dead.id))
             job = None if row is None else engine.jobs.read(row, lock)
             if job is None:
                 lock.release()
@@ -64,11 +65,19 @@ def _record(target: Target, runner: Runner, job_id: int, cause: str) -> None:
                 target.follow(job)
                 runner.conclude(job, complete_now, PlainFailure(cause), 0.0)
         if row is None:
-            _logger.info("death_unrecorded id=%d: somebody else has it by now, or has worked it", job_id)
+            _logger.info("death_unrecorded id=%d: somebody else has it by now, or has worked it", dead.id)
     except BaseException:
         session.close_now()
         raise
     session.give_back()
+
+
+def _lock(session: Session, dead: RunningJob, context: LockContext) -> RowLock | None:
+    """Lock the job, even if the server hasn't noticed yet that the process is gone, since it is in a long statement."""
+    lock = lock_anew(session, dead.id, context, lent=True)
+    if lock is None and dead.backend and session.run(END_HOLDER, (dead.id, dead.backend)):
+        lock = lock_anew(session, dead.id, context, lent=True)
+    return lock
 
 
 def _due_row(session: Session, job_id: int, table: Table) -> Row | None:

@@ -76,6 +76,11 @@ class Child:
         """Whether it takes jobs."""
         return self.standing is not None and self.standing.stage == "working" and not self.asked
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has said that it ends. One whose handler ends the process hasn't."""
+        return self.standing is not None and self.standing.stage == "ending"
+
     def is_silent(self, seconds: float) -> bool:
         """Whether it hasn't told anything for so long."""
         return time.monotonic() - self._heard_at > seconds

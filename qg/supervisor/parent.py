@@ -152,21 +152,22 @@ class _Parent:
             self._say(end_now=number)
         else:
             _logger.info("stopping signal=%s: running jobs have %g s to end", printable(name_of(number)), seconds)
-            self._say(stop=number)
-        for place in self._places:
-            if place.child is not None:
-                place.child.asked = True
+            self._ask_to_stop(number)
         self._kill_at = time.monotonic() + seconds + _GRACE_SECONDS
 
     def _replace(self) -> None:
         if self._signal is None:
-            self._say(stop=signal.SIGTERM)
+            self._ask_to_stop(signal.SIGTERM)
             for place in self._places:
                 place.failures = 0
-                if place.child is not None:
-                    place.child.asked = True
-                else:
+                if place.child is None:
                     place.start_at = 0.0
+
+    def _ask_to_stop(self, number: int) -> None:
+        self._say(stop=number)
+        for place in self._places:
+            if place.child is not None:
+                place.child.asked = True
 
     def _say(self, **message: object) -> None:
         for place in self._places:
@@ -207,7 +208,7 @@ class _Parent:
         self._deaths = {
             number: (death, None if whom is child else whom) for number, (death, whom) in self._deaths.items()
         }
-        if status == 0:
+        if status == 0 and (child.asked or child.is_ending):
             self._follow_orderly_end(place, child)
         elif child.asked and (status > 128 or child.killed):
             if self._signal is not None:
@@ -221,7 +222,7 @@ class _Parent:
             return  # nothing is left to do for another one
         if self._signal is None:
             self._restarts += 1
-            place.start_at = 0.0 if child.asked or child.was_ready else self._pause(place, child)
+            place.start_at = 0.0
 
     def _follow_death(self, place: _Place, child: Child, status: int) -> None:
         jobs = tuple(child.running())
@@ -230,7 +231,7 @@ class _Parent:
         if status == 2 and not place.was_ready:  # it has said why
             if self._sources is None:
                 self._status = 2
-                self._say(stop=signal.SIGTERM)
+                self._ask_to_stop(signal.SIGTERM)
             place.start_at = None
             return
         if jobs:

@@ -7,27 +7,35 @@ import os
 import tempfile
 from typing import NamedTuple
 
-__all__ = ["RunningJob", "RunningJobs"]
+__all__ = ["RunningJob", "RunningJobs", "begin", "end"]
 
-# Jobs that run at once in one process, and that the parent can hear of. 64 kB.
+# Jobs that run at once in one process, and that the parent can hear of. 96 kB.
 _SLOTS = 4096
-_BYTES = 2 * 8 * _SLOTS
+_NUMBERS = 3
+_BYTES = _NUMBERS * 8 * _SLOTS
 # No job has this id.
 _NONE = -(2**63)
 
 
 class RunningJob(NamedTuple):
-    """A job that runs: its id, and the number of the target that works it, which has its own database perhaps."""
+    """A job that runs.
+
+    Attributes:
+        target: the number of what works it, which has its own database perhaps.
+        id: the job's.
+        backend: the server process that holds its lock; 0 if it isn't known.
+    """
 
     target: int
     id: int
+    backend: int
 
 
 class RunningJobs:
     """A slot for each runner of a process, in a file without a name that parent and child have in memory.
 
-    A slot is two numbers: the target, which is written once, and the id of the job that runs. One number is written
-    when a job begins, and one when it ends.
+    A slot is three numbers: the target, which is written once, the id of the job that runs, and the server process.
+    Two of them are written when a job begins, and one when it ends.
 
     Args:
         file: what create() of another process has returned as its file; None makes memory for this process alone.
@@ -43,10 +51,8 @@ class RunningJobs:
     @classmethod
     def in_file(cls) -> tuple[RunningJobs, int]:
         """Return new ones, and the file for the process that writes to them. The caller closes it."""
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(_BYTES))
-            file.flush()
-            number = os.dup(file.fileno())
+        number = _file_without_name()
+        os.write(number, bytes(_BYTES))
         running = cls(number)
         running.clear()
         return running, number
@@ -54,28 +60,37 @@ class RunningJobs:
     def clear(self) -> None:
         """Note that nothing runs."""
         for slot in range(_SLOTS):
-            self._numbers[2 * slot + 1] = _NONE
+            self._numbers[_NUMBERS * slot + 1] = _NONE
 
     def slot(self, target: int) -> memoryview | None:
         """Return a slot for a runner of this target; None if there are no more. begin() and end() take it."""
         if self._taken == _SLOTS:
             return None
-        slot = self._numbers[2 * self._taken : 2 * self._taken + 2]
+        slot = self._numbers[_NUMBERS * self._taken : _NUMBERS * (self._taken + 1)]
         self._taken += 1
         slot[0] = target
         return slot
 
     def read(self) -> list[RunningJob]:
         """Return what runs; of a process that has died, what ran."""
-        pairs = [self._numbers[2 * slot : 2 * slot + 2].tolist() for slot in range(_SLOTS)]
-        return [RunningJob(target, number) for target, number in pairs if number != _NONE]
+        numbers = self._numbers.tolist()
+        slots = [RunningJob(*numbers[first : first + _NUMBERS]) for first in range(0, len(numbers), _NUMBERS)]
+        return [job for job in slots if job.id != _NONE]
 
 
-def begin(slot: memoryview, number: int) -> None:
-    """Note that the job with this id runs."""
-    slot[1] = number
+def begin(slot: memoryview, job_id: int, backend: int | None) -> None:
+    """Note that the job with this id runs, under a lock of this server process."""
+    slot[2] = backend or 0
+    slot[1] = job_id
 
 
 def end(slot: memoryview) -> None:
     """Note that nothing runs any more."""
     slot[1] = _NONE
+
+
+def _file_without_name() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("qg-running-jobs")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qg.job import Job
+from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt
 from qg.supervisor.logs import JobFields, about_job
 from qg.supervisor.running_jobs import RunningJobs, begin, end
@@ -57,8 +57,9 @@ class Seat:
     def begin(self, job: Job) -> None:
         """Note that the handler of *job* is about to be called, in this thread."""
         self.job, self.thread = job, threading.get_ident()
-        if self._slot is not None and job.id is not None:
-            begin(self._slot, job.id)
+        if self._slot is not None:
+            attempt = locked_attempt_of(job)
+            begin(self._slot, attempt.row.id, attempt.backend_pid)
 
     def end(self) -> None:
         """Note that nothing runs any more."""

@@ -15,9 +15,10 @@ from qg.workerpool import WorkerPool
 from qg.working.handlers import WorkMap
 from qg.working.oversight import Oversight
 
-__all__ = ["Target", "make_targets"]
+__all__ = ["THREADS", "Target", "make_targets"]
 
-_THREADS = 4
+THREADS = 4
+"""How many threads work a queue if nobody says how many."""
 
 
 class Target(Protocol):
@@ -170,7 +171,7 @@ def _call(function: Callable[..., object], app: str) -> object:
 
 
 def _pools(client: Client, work_map: WorkMap, settings: Settings) -> Iterator[Target]:
-    threads = _THREADS if settings.threads is None else settings.threads
+    threads = THREADS if settings.threads is None else settings.threads
     for queue in settings.queues or (None,):
         pool = WorkerPool(
             client,

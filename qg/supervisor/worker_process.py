@@ -130,9 +130,14 @@ class WorkerProcess:
             self._drain()
         return 2 if self._failed else 0
 
-    def record(self, dead: Sequence[RunningJob], cause: str) -> None:
-        """Record the errors of jobs that ran in another process, which has died. Returns when that is done."""
-        self._reach(lambda: record_deaths(self._targets, self._oversight, dead, cause))
+    def record(self, dead: Sequence[RunningJob], cause: str) -> bool:
+        """Record the errors of jobs that ran in another process, which has died; return False if the end came first."""
+
+        def act() -> bool:
+            record_deaths(self._targets, self._oversight, dead, cause)
+            return True
+
+        return self._reach(act) or False
 
     def stop(self, number: int) -> None:
         """Let running jobs end, because of a signal, and then the process; until the timeout. Again: nothing."""
@@ -252,6 +257,7 @@ class WorkerProcess:
     def _drain(self) -> None:
         """Let running jobs end, and close what is open."""
         self._stage, self._reasons = "ending", ("it is ending",)
+        self._tell(self.look())
         threads = [threading.Thread(target=target.shutdown, daemon=True) for target in self._targets]
         for thread in threads:
             thread.start()

@@ -9,6 +9,7 @@ from qg.tables.table import PollStrategy, Row, Statement
 
 __all__ = [
     "DELETE_JOBS",
+    "END_HOLDER",
     "LOCKED",
     "PREPARED",
     "RELOCK_JOB",
@@ -34,6 +35,16 @@ FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted
   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
+
+
+# (id, server process) -> a row if it is this one that has the job's lock; its session is ended then.
+END_HOLDER = Statement(
+    f"""
+SELECT pg_catalog.pg_terminate_backend(pid) FROM ({LOCKED}) AS locked
+WHERE id OPERATOR(pg_catalog.=) $1::bigint
+  AND pid OPERATOR(pg_catalog.=) $2::integer
+"""
+)
 
 
 # (names, texts) -> the names that the connection has already, by whomever, and whether they are these statements.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -64,8 +65,9 @@ def test_a_job_that_kills_its_process_ten_times_backs_off_and_300_others_run(
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert effects() == [deadly, *others]
-    # Where the other process takes the job before the death is recorded, it dies, too, and records its own.
-    assert worker.log.count(f"it ran 1 jobs, ids {deadly}") == 10 + worker.log.count("death_unrecorded")
+    # Both processes may have died of it, and then it is done before the second death is recorded.
+    unrecorded = len(re.findall("deaths?_unrecorded", worker.log))
+    assert worker.log.count(f"it ran 1 jobs, ids {deadly}") == 10 + unrecorded
     assert worker.log.count("job_failed") == 10
 
 
@@ -172,11 +174,11 @@ def test_what_runs_can_be_read_by_another_process() -> None:
     first, second = child.slot(0), child.slot(1)
     assert first is not None
     assert second is not None
-    begin(first, 7)
-    begin(second, 2**63 - 1)
-    assert running.read() == [RunningJob(0, 7), RunningJob(1, 2**63 - 1)]
+    begin(first, 7, 4711)
+    begin(second, 2**63 - 1, None)
+    assert running.read() == [RunningJob(0, 7, 4711), RunningJob(1, 2**63 - 1, 0)]
     end(first)
-    assert running.read() == [RunningJob(1, 2**63 - 1)]
+    assert running.read() == [RunningJob(1, 2**63 - 1, 0)]
     slots = [child.slot(0) for _ in range(4094)]
     assert slots[-1] is not None
     assert child.slot(0) is None

@@ -1,0 +1,93 @@
+"""The errors of jobs whose process has died: recorded under their locks, and only on jobs that are still to be done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+
+import psycopg2
+import pytest
+from support import on_versions
+
+import qg
+from qg.control import Control, State
+from qg.supervisor.deaths import record_deaths
+from qg.supervisor.running_jobs import RunningJob, RunningJobs
+from qg.supervisor.seats import Seats
+from qg.supervisor.settings import Settings
+from qg.supervisor.tally import Tally
+from qg.supervisor.targets import make_targets
+
+
+def nothing(job: qg.Job) -> None: ...
+
+
+@on_versions(3, 7)
+def test_a_death_is_an_error_of_each_job_that_is_free_and_due(
+    make_database: Callable[..., str], version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = make_database(version=version)
+    (target,) = make_targets({"Note": nothing}, Settings("app", dsn))
+    tally = Tally(None, nothing)  # type: ignore[arg-type]
+    with closing(target), qg.Client(dsn, maximum_retry_count=0) as other, Control(dsn) as control:
+        ids = [other.enqueue(qg.Job("Note")).id for _ in range(4)]
+        held = other.lock_job()
+        assert held is not None
+        failed = other.lock_job()
+        assert failed is not None
+        with failed:
+            failed.error("before")  # and given up
+        dead = [*(RunningJob(0, number, 0) for number in ids), RunningJob(0, 10**9, 0), RunningJob(1, ids[0], 0)]
+        with caplog.at_level(logging.INFO):
+            record_deaths([target], [Seats(0, RunningJobs(), tally)], dead, "the process died: signal 9 (SIGKILL)")
+        held.done()
+        jobs = {job.id: job for job in control.jobs().jobs}
+        for number in ids[2:]:
+            assert (jobs[number].error_count, jobs[number].last_error) == (1, "the process died: signal 9 (SIGKILL)")
+            assert jobs[number].state is State.FAILING
+        assert jobs[ids[0]].error_count == 0
+        assert jobs[ids[1]].last_error == "before"
+    lines = [record.getMessage() for record in caplog.records]
+    for number in (*ids[:2], 10**9):
+        assert f"death_unrecorded id={number}: somebody else has it by now, or has worked it" in lines
+    assert tally.counts().jobs.total() == 2
+
+
+def test_the_delay_and_the_last_retry_are_those_of_the_application(make_database: Callable[..., str]) -> None:
+    dsn = make_database()
+    with qg.Client(dsn, maximum_retry_count=0) as client, Control(dsn) as control:
+        pool = qg.WorkerPool(client, {"Note": nothing}, 1)
+        (target,) = make_targets(pool, Settings("app"))
+        number = client.enqueue(qg.Job("Note")).id
+        assert number is not None
+        seats = Seats(0, RunningJobs(), Tally(None, nothing))  # type: ignore[arg-type]
+        record_deaths([target], [seats], [RunningJob(0, number, 0)], "the process died: exit status 3")
+        job = control.job(number).job
+        assert job is not None
+        assert job.state is State.EXPIRED
+
+
+def test_a_session_that_the_server_hasn_t_missed_yet_is_ended(
+    make_database: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that dies in the midst of a long statement leaves its session behind, which has the lock."""
+    dsn = make_database()
+    with qg.Client(dsn) as client, qg.Client(dsn) as gone, Control(dsn) as control:
+        pool = qg.WorkerPool(client, {"Note": nothing}, 1)
+        (target,) = make_targets(pool, Settings("app"))
+        number = client.enqueue(qg.Job("Note")).id
+        held = gone.lock_job()
+        assert number is not None
+        assert held is not None
+        seats = Seats(0, RunningJobs(), Tally(None, nothing))  # type: ignore[arg-type]
+        backend = held.conn.info.backend_pid
+        for dead in (RunningJob(0, number, backend + 1), RunningJob(0, number, backend)):
+            assert "job_failed" not in caplog.text
+            record_deaths([target], [seats], [dead], "the process died: signal 9 (SIGKILL)")
+        job = control.job(number).job
+        assert job is not None
+        assert (job.error_count, job.state) == (1, State.FAILING)
+        with pytest.raises(psycopg2.Error):
+            held.conn.cursor().execute("SELECT 1")
+        held.done()
