@@ -55,11 +55,17 @@ def fail(job: qg.Job) -> None:
     raise ValueError("no\x1b[31m good")
 
 
+def end_by(number: signal.Signals) -> None:
+    """End the process. The signal may come to another thread, some moments later."""
+    os.kill(os.getpid(), number)
+    threading.Event().wait()
+
+
 def die(job: qg.Job) -> None:
     """Kill the process, as often as the args say; then leave an effect."""
     (times,) = job.args
     if job.error_count < times:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        end_by(signal.SIGSEGV)
     note(job)
 
 
@@ -130,6 +136,6 @@ def queue() -> object:
 
     @queue.register_job_func
     def crash(ctx: jobs.Context, job: Crash) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        end_by(signal.SIGKILL)
 
     return queue
