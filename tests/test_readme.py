@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import subprocess
 import sys
 import types
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,29 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
+# The first two blocks of Python and the first of commands.
+FIRST_SCREEN = [*blocks("python")[:2], blocks("sh")[0]]
+
+
+def test_the_first_screen_works_as_it_stands(
+    make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("click")
+    dsn = make_database(migrate=False)
+    tasks, storing, commands = FIRST_SCREEN
+    (tmp_path / "tasks.py").write_text(tasks, encoding="utf-8")
+    (tmp_path / "store.py").write_text(storing.replace("postgresql:///app", dsn), encoding="utf-8")
+    monkeypatch.setenv("QG_DSN", dsn)
+    monkeypatch.setenv("PATH", sys.prefix + "/bin" + os.pathsep + os.environ["PATH"])
+    install, work = [line for line in commands.splitlines() if line.startswith("qg ")]
+    with closing(Database(dsn)) as database:
+        database.query("CREATE TABLE users AS SELECT id, false AS greeted FROM generate_series(6, 8) AS id")
+        for command in (install.split(), [sys.executable, "store.py"], [*work.split(), "--until-empty"]):
+            subprocess.run(command, cwd=tmp_path, check=True)
+        assert database.query("SELECT id FROM users WHERE greeted") == [(7,)]
+        assert database.count() == 0
+
+
 def test_every_python_block_runs_in_turn(
     database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +64,7 @@ def test_every_python_block_runs_in_turn(
         # The fields of a payload are found by its class's module.
         monkeypatch.setitem(sys.modules, "readme", module := types.ModuleType("readme"))
         program = vars(module)
-        for block in blocks("python"):
+        for block in blocks("python")[2:]:
             if "WorkerPool" in block and "GreetUser" in block:
                 program["client"].enqueue(qg.Job("GreetUser", [8], queue="mail"))
             exec(compile(block.replace("postgresql:///app", database.dsn), "README.md", "exec"), program)
@@ -63,7 +89,7 @@ def test_every_python_block_runs_in_turn(
 
 def test_the_commands_are_those_that_ci_runs() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    demo, tests = (block.strip() for block in blocks("sh"))
+    demo, tests = (block.strip() for block in blocks("sh")[1:])
     assert (demo, tests) == ("pip install '.[demo]' && qg demo", "pip install tox && tox")
     assert "pip install tox && tox" in ci
     assert "qg demo" in ci
