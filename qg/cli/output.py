@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import click
 
@@ -21,6 +21,8 @@ _Thing = TypeVar("_Thing")
 
 # So many rows are read to find out how wide the columns are.
 _READ_AHEAD = 1000
+# A column that is narrower says nothing any more.
+_LEAST_ROOM = 15
 
 
 class Raw(str):
@@ -88,8 +90,7 @@ class Output:
         ahead = list(islice(each, _READ_AHEAD))
         if not ahead:
             return 0
-        if len(ahead) < _READ_AHEAD and _has_rich():
-            _print_by_rich(ahead, listing)
+        if len(ahead) < _READ_AHEAD and _has_rich() and _print_by_rich(ahead, listing):
             return len(ahead)
         return _print_plainly(ahead, each, listing)
 
@@ -164,11 +165,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, timedelta)) and not isinstance(value, bool)
 
 
+def _measured(things: Sequence[_Thing], listing: Listing[_Thing]) -> tuple[set[str], dict[str, int]]:
+    """Return which columns are numbers, and how wide each is."""
+    right: set[str] = set()
+    widths: dict[str, int] = {}
+    for name, cell in listing.columns.items():
+        cells = [cell(each) for each in things]
+        widths[name] = max(len(name), *(len(_text(each)) for each in cells))
+        if any(map(_is_number, cells)):
+            right.add(name)
+    return right, widths
+
+
 def _print_plainly(ahead: Sequence[_Thing], rest: Iterator[_Thing], listing: Listing[_Thing]) -> int:
     """Print columns that are as wide as those of *ahead*; on a terminal no line is longer than that is wide."""
     columns = listing.columns
-    right = {name for name, cell in columns.items() if any(_is_number(cell(each)) for each in ahead)}
-    widths = {name: max(len(name), *(len(_text(cell(each))) for each in ahead)) for name, cell in columns.items()}
+    right, widths = _measured(ahead, listing)
     longest = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def line(cells: Mapping[str, str]) -> str:
@@ -197,16 +209,29 @@ def _has_rich() -> bool:
     return True
 
 
-def _print_by_rich(things: Sequence[_Thing], listing: Listing[_Thing]) -> None:
+def _print_by_rich(things: Sequence[_Thing], listing: Listing[_Thing]) -> bool:
+    """Print a table, and return whether there was room for it; if not, nothing is printed.
+
+    The last column is cut where it must be, since the others are short.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name, cell in listing.columns.items():
-        justify = "right" if any(_is_number(cell(each)) for each in things) else "left"
-        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
+    console = Console(highlight=False)
+    right, widths = _measured(things, listing)
+    *others, last = widths
+    # Columns are three apart, and two from each edge.
+    room = console.width - sum(widths[name] + 3 for name in others) - 4
+    if room < min(widths[last], _LEAST_ROOM):
+        return False
+    widths[last] = min(widths[last], room)
+    table = Table(box=SIMPLE_HEAD)
+    for name, width in widths.items():
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, width=width)
     for thing in things:
         table.add_row(*(Text(_text(cell(thing))) for cell in listing.columns.values()))
-    Console(highlight=False).print(table)
+    console.print(table)
+    return True

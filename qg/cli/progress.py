@@ -11,7 +11,8 @@ from qg.failures import printable
 
 __all__ = ["Progress"]
 
-_EVERY_SECONDS = 0.1
+# What is done sooner needs none.
+_AFTER_SECONDS, _EVERY_SECONDS = 0.5, 0.1
 
 
 class Progress:
@@ -19,7 +20,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = _shown_on(sys.stderr)
-        self._next = 0.0
+        self._next = time.monotonic() + _AFTER_SECONDS
         self._written = False
 
     def __enter__(self) -> Progress:
@@ -29,7 +30,7 @@ class Progress:
         self.clear()
 
     def show(self, text: str) -> None:
-        """Show *text*, ten times a second at the most."""
+        """Show *text*, half a second after the beginning, and then ten times a second at the most."""
         if self._shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_SECONDS
             self._write(printable(text))

@@ -179,4 +179,7 @@ def test_progress_is_shown_on_a_terminal_alone(qg: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr("qg.cli.progress.Progress._write", lambda progress, text: written.append(text))
     monkeypatch.setattr("qg.cli.progress._shown_on", lambda file: True)
     qg("enqueue", "--from", "-", typed=lines_of_one)
+    assert written == []  # it was done at once
+    monkeypatch.setattr("qg.cli.progress._AFTER_SECONDS", 0.0)
+    qg("enqueue", "--from", "-", typed=lines_of_one)
     assert written == ["1 jobs", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,12 @@ _WITHOUT_RICH = "import sys; sys.modules['rich'] = sys.modules['rich.table'] = N
 
 
 @contextmanager
-def process(place: Place, *arguments: str, code: str = _MAIN, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    place: Place, *arguments: str, code: str = _MAIN, columns: int = 80, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     running = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "QG_DSN": place.dsn, "TERM": "xterm", "COLUMNS": "80"},
+        env={**os.environ, "QG_DSN": place.dsn, "TERM": "xterm", "COLUMNS": str(columns)},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
     try:
@@ -34,10 +37,12 @@ def process(place: Place, *arguments: str, code: str = _MAIN, **options: Any) ->
         running.communicate()
 
 
-def on_a_terminal(place: Place, *arguments: str, code: str = _MAIN, typed: bytes = b"") -> tuple[int, str]:
+def on_a_terminal(
+    place: Place, *arguments: str, code: str = _MAIN, typed: bytes = b"", columns: int = 80
+) -> tuple[int, str]:
     """Run the command on a terminal, and return its exit status and what is to be seen there."""
     ours, theirs = pty.openpty()
-    with process(place, *arguments, code=code, stdin=theirs, stdout=theirs, stderr=theirs) as running:
+    with process(place, *arguments, code=code, columns=columns, stdin=theirs, stdout=theirs, stderr=theirs) as running:
         os.close(theirs)
         os.write(ours, typed)
         output = b""
@@ -82,11 +87,15 @@ def test_ctrl_c_ends_watching_without_a_word(place: Place) -> None:
 
 
 def test_on_a_terminal_rich_draws_the_table_and_the_question_is_asked(place: Place) -> None:
-    place.add(job_class="SendMail")
-    place.add(job_class="SendMail")
-    status, shown = on_a_terminal(place, "jobs", "list")
+    for _ in range(2):
+        place.add(job_class="SendMail", state="failing", error="Timeout: " + "x" * 200)
+    status, shown = on_a_terminal(place, "errors", columns=100)
     assert status == 0
-    assert "━" in shown or "─" in shown
+    assert "─" in shown
+    # The last column gives way to the others.
+    assert re.search(r"SendMail +2 +0 +2 +20\d\d-\d\d-\d\d \d\d:\d\d:\d\d +Timeout: x+…", shown)
+    # Where there is no room for it, columns are plain.
+    assert "─" not in on_a_terminal(place, "errors", columns=60)[1]
     status, shown = on_a_terminal(place, "jobs", "delete", "--all", typed=b"y\n")
     assert "2 jobs would be deleted. Go on? [y/N]" in shown
     assert "2 jobs deleted." in shown

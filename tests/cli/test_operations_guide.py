@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from outside import Place, locked_by_others
 from support import eventually, needs, on_versions
 
 import qg as library
+from qg.database.paused import PausedQueues
 
 PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")
 COMMANDS, INCIDENT = PAGE.split("## An incident\n")
@@ -120,9 +122,25 @@ class MailServer:
             raise ConnectionRefusedError("smtp.example.org doesn't answer")
 
 
+@pytest.fixture
+def obeying(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The threads that have seen that their queue is paused, and so take nothing."""
+    seen: set[int] = set()
+    has = PausedQueues.has
+
+    def noted(self: PausedQueues, *given: Any) -> bool:
+        paused = has(self, *given)
+        if paused:
+            seen.add(threading.get_ident())
+        return paused
+
+    monkeypatch.setattr(PausedQueues, "has", noted)
+    return seen
+
+
 @on_versions(7)
 def test_the_incident_happens_as_it_is_told(
-    make_database: Callable[..., str], version: int, run: Callable[..., Any], answers: None
+    make_database: Callable[..., str], version: int, run: Callable[..., Any], answers: None, obeying: set[int]
 ) -> None:
     server = MailServer()
     dsn = make_database(version=version)
@@ -138,6 +156,7 @@ def test_the_incident_happens_as_it_is_told(
             eventually(lambda: place.locks() == [])
             for command, typed, expected in told:
                 if command.startswith("qg queues"):
+                    eventually(lambda: len(obeying) == 2)
                     client.enqueue_batch(mails[28:])
                 if command.startswith("qg jobs retry"):
                     server.is_up = True
