@@ -201,6 +201,7 @@ ORDER: dict[str, list[str]] = {
         "commanding",
         "output",
         "values",
+        "interrupting",
         "options",
         "asking",
         "choosing",

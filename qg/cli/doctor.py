@@ -37,7 +37,7 @@ def doctor(asked: Asked) -> Status:
     qg doctor
     qg doctor --json | jq 'select(.severity != "info")'
     """
-    findings = examine(asked.dsn)
+    findings = examine(asked.source)
     if asked.out.for_people:
         for finding in findings:
             asked.out.say(f"{finding.severity.name.lower():8}{finding.check}: {finding.seen}")

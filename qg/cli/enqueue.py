@@ -79,20 +79,20 @@ def enqueue(
     if kwargs is not None:
         fields["kwargs"] = _kwargs(kwargs)
     if delay is not None:
-        with Control(asked.dsn) as control:
+        with Control(asked.source) as control:
             fields["run_at"] = control.now() + delay
     if args is not None:
         fields["args"] = args.encode("utf-8", "surrogatepass")
     try:
         return _enqueue_one(asked, fields) if file is None else _enqueue_lines(asked, file, fields)
     except psycopg2.errors.InsufficientPrivilege:
-        with Control(asked.dsn) as control:
+        with Control(asked.source) as control:
             control.require_rights_to_enqueue()
         raise
 
 
 def _enqueue_one(asked: Asked, fields: dict[str, Any]) -> Status:
-    with Client(asked.dsn) as client:
+    with Client(asked.source) as client:
         job = client.enqueue(Job(**fields))
     when = "" if job.run_at is None else time_text(job.run_at)
     asked.out.one(
@@ -121,7 +121,7 @@ def _enqueue_lines(asked: Asked, file: BinaryIO, defaults: dict[str, Any]) -> St
             if asked.out.quiet:
                 ids.extend(stored.ids)
 
-        stored = store_lines(asked.dsn, file, defaults, note)
+        stored = store_lines(asked.source, file, defaults, note)
     if asked.out.quiet:
         for number in ids:
             click.echo(number)

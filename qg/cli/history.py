@@ -174,8 +174,8 @@ def prune(
     def run(*, dry_run: bool) -> int:
         limits: dict[str, Any] = {"older_than": older_than, "keep": keep, "dry_run": dry_run}
         if ticks:
-            return jobs.prune_ticks(asked.dsn, **limits)
-        return jobs.prune_history(asked.dsn, payloads_only=payloads_only, **limits)
+            return jobs.prune_ticks(asked.source, **limits)
+        return jobs.prune_history(asked.source, payloads_only=payloads_only, **limits)
 
     what = "ticks" if ticks else "attempts"
     done = "lose their args" if payloads_only else "be deleted"

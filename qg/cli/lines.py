@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -43,14 +44,14 @@ class Stored:
 
 
 def store_lines(
-    dsn: str, lines: Iterable[bytes], defaults: Mapping[str, Any], progress: Callable[[Stored], None]
+    source: object, lines: Iterable[bytes], defaults: Mapping[str, Any], progress: Callable[[Stored], None]
 ) -> Stored:
     """Store a job for each of *lines*, in one transaction, and return what is stored. Empty lines are passed over.
 
     Holds a thousand lines at a time.
 
     Args:
-        dsn: the database.
+        source: the database, as for Client.
         lines: JSON objects with the fields of a job.
         defaults: the fields that a line doesn't have.
         progress: is called after each batch.
@@ -61,7 +62,7 @@ def store_lines(
     """
     stored = Stored(0, 0, ())
     numbered = _jobs(lines, defaults)
-    with Client(dsn) as client, transaction(source_from(dsn)) as cur:
+    with Client(source) as client, closing(source_from(source)) as origin, transaction(origin) as cur:
         while batch := list(islice(numbered, _BATCH)):
             jobs = [job for _, job in batch]
             try:

@@ -107,7 +107,7 @@ def stats(asked: Asked, exact: bool, watched: bool) -> None:
         if watched and (per_minute := overview.deleted_per_minute(earlier)) is not None:
             asked.out.say(f"{per_minute:.0f} jobs a minute are done, or deleted.")
 
-    with asked.control() as control:
+    with asked.control(deadline=None if exact else 60.0) as control:
         if watched:
             watch(asked.out, lambda: draw(control))
         draw(control)
@@ -259,7 +259,7 @@ def errors(asked: Asked, exact: bool, watched: bool) -> None:
         if not asked.out.rows(failing, listing):
             asked.out.say("Nothing fails.")
 
-    with asked.control() as control:
+    with asked.control(deadline=None if exact else 60.0) as control:
         if watched:
             watch(asked.out, lambda: draw(control))
         draw(control)

@@ -12,6 +12,7 @@ import click
 import psycopg2
 
 from qg.cli.endings import Ended
+from qg.cli.interrupting import Connections
 from qg.cli.output import Output
 from qg.control import Control
 from qg.failures import one_line
@@ -37,16 +38,16 @@ class Asked:
     """What each command is told.
 
     Attributes:
-        dsn: the database; "" means that libpq's variables say which.
+        source: where connections to the database come from.
         out: what is printed, and how.
     """
 
-    dsn: str
+    source: Connections
     out: Output
 
-    def control(self, by: str | None = None) -> Control:
-        """Connect, to look and to act as *by*; whoever is logged in by default."""
-        return Control(self.dsn, by=by or _login())
+    def control(self, by: str | None = None, *, deadline: float | None = 60.0) -> Control:
+        """Connect, to look and to act as *by*; whoever is logged in by default. *deadline* is as for Control."""
+        return Control(self.source, by=by or _login(), deadline=deadline)
 
 
 def common(function: _Function) -> Callable[..., Any]:
@@ -59,8 +60,10 @@ def common(function: _Function) -> Callable[..., Any]:
     def command(dsn: str, as_json: bool, quiet: bool, **options: Any) -> Any:
         if as_json and quiet:
             raise click.UsageError("give --json or --quiet, not both")
+        source = Connections(dsn)
         try:
-            return function(Asked(dsn, Output(as_json=as_json, quiet=quiet)), **options)
+            with source.cancelled_by_ctrl_c():
+                return function(Asked(source, Output(as_json=as_json, quiet=quiet)), **options)
         except psycopg2.OperationalError as error:
             # Without a code it isn't from the server: there is no connection.
             if dsn or error.pgcode is not None:

@@ -41,7 +41,7 @@ def status(asked: Asked) -> Status:
     qg schema status
     qg schema status --quiet      the number alone; 0 if there is no table
     """
-    version = tables.schema_version(asked.dsn)
+    version = tables.schema_version(asked.source)
     if version == 0:
         sentence = "there is no que_jobs table; qg schema install creates it"
     elif version < _WORKED[0]:
@@ -70,16 +70,16 @@ def install(asked: Asked, version: int | None, notify: bool, with_jobs: bool) ->
     qg schema install --version 7
     qg schema install --notify --jobs
     """
-    found = tables.schema_version(asked.dsn)
+    found = tables.schema_version(asked.source)
     if found and version not in (None, found):
         raise Ended(
             f"there is a que_jobs table of version {found} already; qg schema migrate --version {version}", Status.NO
         )
     if with_jobs:
         from qg import jobs
-    tables.migrate(asked.dsn, version, notify=notify)
+    tables.migrate(asked.source, version, notify=notify)
     if with_jobs:
-        jobs.migrate(asked.dsn)
+        jobs.migrate(asked.source)
     now = found or version or 3
     what = "was there already, and stays as it is" if found else "is created"
     asked.out.one({"version": now, "created": not found}, now, f"the que_jobs table, of version {now}, {what}")
@@ -101,11 +101,11 @@ def migrate(asked: Asked, version: int, notify: bool, yes: bool) -> Status:
     qg schema migrate --version 7
     qg schema migrate --version 3 --yes
     """
-    found = tables.schema_version(asked.dsn)
+    found = tables.schema_version(asked.source)
     if found and found != version and not yes:
         lost = "drops the table with every job in it" if version == 0 else "keeps everybody out until it is done"
         ask(f"The que_jobs table is of version {found}. Migrating it to {version} {lost}. Go on?")
-    tables.migrate(asked.dsn, version, notify=notify)
+    tables.migrate(asked.source, version, notify=notify)
     if version == 0:
         sentence = "the que_jobs table is gone" if found else "there was no que_jobs table"
     else:

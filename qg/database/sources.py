@@ -36,7 +36,7 @@ from qg.database.deadline import Deadline
 from qg.database.driver import close, commit, is_quiet, plain_cursor, rollback
 from qg.errors import ErrUnusable
 
-__all__ = ["Lease", "Source", "source_from", "transaction"]
+__all__ = ["Lease", "Source", "connector", "source_from", "transaction"]
 
 # What libpq is told where the DSN says nothing of it, so that a network that has gone silent is noticed
 # within a minute and not after TCP's quarter of an hour, or never. A Unix socket takes no notice.
@@ -100,7 +100,7 @@ def source_from(source: object, max_lifetime: float | None = None, name: str = "
         ErrUnusable: if *source* is none of the kinds that qg knows.
     """
     if isinstance(source, str):
-        return _Owned(_connector(source, name), max_lifetime)
+        return _Owned(connector(source, name), max_lifetime)
     if isinstance(source, connection):
         raise ErrUnusable(
             "a single connection can't be a source, since every locked job owns one; "
@@ -196,7 +196,16 @@ def transaction(source: Source, deadline: float | None = None) -> Iterator[curso
     lease.give_back(True)
 
 
-def _connector(dsn: str, name: str) -> Callable[[], connection]:
+def connector(dsn: str, name: str) -> Callable[[], connection]:
+    """Return what opens connections as a source from *dsn* does.
+
+    Args:
+        dsn: a libpq DSN or a URL.
+        name: as in source_from().
+
+    Raises:
+        ErrUnusable: if *dsn* is none.
+    """
     # No message here may repeat the string, or a part of it: it can hold a password.
     try:
         parts = parse_dsn(dsn)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from outside import Place
-from support import eventually
+from support import VERSION, eventually
 
 from qg.cli.status import BY_CLOSED_PIPE, BY_CTRL_C
 
@@ -84,6 +84,22 @@ def test_ctrl_c_ends_watching_without_a_word(place: Place) -> None:
         _, said = running.communicate(timeout=30)
         assert running.returncode == BY_CTRL_C
         assert said == b""
+
+
+def test_ctrl_c_cancels_what_the_server_is_waiting_for(place: Place) -> None:
+    blocking = place.connect()
+    with blocking, blocking.cursor() as cur:
+        cur.execute("LOCK TABLE que_jobs")
+        migrate = ["schema", "migrate", "--version", "5" if VERSION == 4 else "4", "--yes"]
+        for command in (["stats"], ["enqueue", "SendMail"], migrate):
+            with process(place, *command) as running:
+                eventually(lambda: any(place.is_waiting_for_a_lock(pid) for pid, *_ in place.sessions()))
+                running.send_signal(signal.SIGINT)
+                _, said = running.communicate(timeout=10)
+                assert running.returncode == BY_CTRL_C
+                assert said == b""
+                eventually(lambda: len(place.sessions()) == 1)  # nobody waits there any more
+    blocking.close()
 
 
 def test_on_a_terminal_rich_draws_the_table_and_the_question_is_asked(place: Place) -> None:
