@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -74,14 +75,15 @@ class Commands(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is called; one that isn't there is told with those that are."""
+        """Find the command that is called; one that isn't there is told with the nearest, or with those that are."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
             if args[0].startswith("-"):
                 raise
-            names = ", ".join(self._lazy)
-            raise click.UsageError(f"there is no command {args[0]!r}; there are {names}", ctx) from None
+            near = difflib.get_close_matches(args[0], self._lazy, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._lazy)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command that is called."""

@@ -56,7 +56,8 @@ def test_the_list_of_commands_is_told_without_importing_them() -> None:
 
 
 def test_a_command_that_there_isnt_is_told_with_those_that_there_are(run: Any) -> None:
-    assert "there is no command 'job'; there are enqueue, jobs, " in run("job", status=2).stderr
+    assert "there is no command 'job'; did you mean 'jobs'?\n" in run("job", status=2).stderr
+    assert "there is no command 'xyz'; there are enqueue, " in run("xyz", status=2).stderr
     assert "No such option" in run("--nope", status=2).stderr
 
 
