@@ -54,6 +54,9 @@ def status_of(run: Callable[[], Any]) -> int:
         raise Ended("the question got no answer, so nothing was done; give --yes", Status.NO) from abort
     except (ErrUnknownJob, ErrUnknownQueue) as error:
         raise Ended(as_typed(one_line(error)), Status.NO) from error
+    except psycopg2.errors.InsufficientPrivilege as error:
+        # Where qg can say itself which right is missing, it raises ErrRights.
+        raise Ended(f"{one_line(error)}; docs/reliability.md lists, below Rights, what to GRANT for what") from error
     except (QgError, psycopg2.Error, OSError) as error:
         raise Ended(as_typed(one_line(error))) from error
 

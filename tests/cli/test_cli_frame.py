@@ -141,6 +141,10 @@ def test_missing_rights_are_exit_status_2_with_the_grant(run: Any, make_database
         with role_with(owner, ["GRANT USAGE ON SCHEMA public TO app"]) as theirs:
             for arguments in (["stats"], ["jobs", "list"], ["jobs", "retry", "7"], ["errors"]):
                 assert "GRANT SELECT" in run(*arguments, dsn=theirs, status=2).stderr, arguments
+            refused = run(
+                "schema", "migrate", "--version", 3 if VERSION > 3 else 4, "--yes", dsn=theirs, status=2
+            ).stderr
+            assert refused.endswith("; docs/reliability.md lists, below Rights, what to GRANT for what\n")
             for options in ([], ["--from", "-"]):
                 refused = run("enqueue", "SendMail", *options, dsn=theirs, typed="{}", status=2).stderr
                 assert "GRANT SELECT, INSERT ON public.que_jobs TO " in refused
