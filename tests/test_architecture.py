@@ -116,6 +116,7 @@ ORDER: dict[str, list[str]] = {
         "records",
         "standing",
         "reports",
+        "options",
         "filters",
         "sessions",
         "listing",

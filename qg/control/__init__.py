@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from qg.control.control import Control, doctor
 from qg.control.filters import Filter
-from qg.control.records import Attempt, Count, ErrorGroup, Holder, JobDetail, JobView, Order, Page, State
+from qg.control.records import Attempt, Count, ErrorGroup, ErrorGroups, Holder, JobDetail, JobView, Order, Page, State
 from qg.control.reports import Finding, Left, Report, Severity
 from qg.control.standing import Overview, Pause, PoolView, QueueView, ScheduleView, Trend, WorkerView
 
@@ -25,6 +25,7 @@ __all__ = [
     "Control",
     "Count",
     "ErrorGroup",
+    "ErrorGroups",
     "Filter",
     "Finding",
     "Holder",

@@ -21,6 +21,7 @@ from qg.errors import ErrAgain, ErrInvalidOption
 from qg.tables import Statement, Table
 from qg.tables.acts import TRY_LOCKS, Acts, acts_on
 from qg.tables.locking import UNLOCK_JOBS, array
+from qg.tables.looks import GREATEST_ID
 from qg.tables.pauses import NOTIFY, tell_cancelled
 
 __all__ = ["Action", "act", "checked_ids"]
@@ -29,7 +30,6 @@ __all__ = ["Action", "act", "checked_ids"]
 _BATCH = 500
 # So many ids fit into a notification.
 _TOLD = 300
-_GREATEST = 2**63 - 1
 
 _UNKNOWN = "there is no such job"
 _SETTLED = "it was settled, or deleted, meanwhile"
@@ -70,7 +70,7 @@ def checked_ids(ids: object) -> list[int]:
         ids = [ids]
     checked: dict[int, None] = {}
     for each in ids:
-        if isinstance(each, bool) or not isinstance(each, int) or not -_GREATEST <= each <= _GREATEST:
+        if isinstance(each, bool) or not isinstance(each, int) or not -GREATEST_ID <= each <= GREATEST_ID:
             raise ErrInvalidOption(f"the id of a job is a number, not {each!r}")
         checked[each] = None
     return list(checked)

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 from qg.backoff import MAX_SECONDS
 from qg.control.acting import Action, act, checked_ids
-from qg.control.base import Base, checked_flag
+from qg.control.base import Base
 from qg.control.filters import Filter
+from qg.control.options import checked_flag
 from qg.control.records import State
 from qg.control.reports import Report
 from qg.errors import ErrInvalidOption

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psycopg2
 
 from qg.client import Client, engine_of
+from qg.control.options import checked_text
 from qg.control.pausing import require_queue
 from qg.database.database import Database
 from qg.database.rights import require_rights
@@ -24,7 +25,7 @@ from qg.tables.rights import Right, to_look
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Base", "checked_flag", "checked_text"]
+__all__ = ["Base"]
 
 _Result = TypeVar("_Result")
 
@@ -55,9 +56,10 @@ class Base:
         if self._owns_database:
             self._database.close()
 
-    def _look(self, find: Callable[[Session, Table], _Result]) -> _Result:
+    def _look(self, find: Callable[[Session, Table], _Result], *, hurries: bool = True) -> _Result:
+        """Return what *find* gives; no deadline holds for one that doesn't hurry."""
         with self._rights(to_look, "not all can be seen"):
-            return self._database.run(find)
+            return self._database.run(find, hurries=hurries)
 
     def _name(self, by: str | None) -> str:
         """Return who acts."""
@@ -91,19 +93,3 @@ class Base:
         except psycopg2.errors.InsufficientPrivilege:
             self._database.run(lambda session, table: require_rights(session, needed(table), without))
             raise
-
-
-def checked_text(name: str, value: object) -> str | None:
-    """Return *value* if it is a text, or None; raise ErrInvalidOption otherwise."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or "\x00" in value or value != value.encode("utf-8", "replace").decode("utf-8"):
-        raise ErrInvalidOption(f"{name} must be a text that PostgreSQL can hold, not {value!r}")
-    return value
-
-
-def checked_flag(name: str, value: object) -> bool:
-    """Return *value* if it is a bool; raise ErrInvalidOption otherwise."""
-    if not isinstance(value, bool):
-        raise ErrInvalidOption(f"{name} must be True or False, not {value!r}")
-    return value

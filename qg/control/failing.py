@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qg.control.overview import sample_percent
-from qg.control.records import Count, ErrorGroup
+from qg.control.records import Count, ErrorGroup, ErrorGroups
 from qg.database.session import Session
 from qg.tables import Table, timestamp
+from qg.tables.counts import MOST_ERRORS
 from qg.tables.looks import looks_at
 
 __all__ = ["find_errors"]
@@ -17,7 +18,7 @@ __all__ = ["find_errors"]
 _PAIRS, _AHEAD = 500, 500
 
 
-def find_errors(session: Session, table: Table, *, exact: bool) -> list[ErrorGroup]:
+def find_errors(session: Session, table: Table, *, exact: bool) -> ErrorGroups:
     """Return the groups, the largest first. Two messages or three.
 
     In a large table a sample tells about those that were given up or are due again. Those that wait to be tried again
@@ -38,18 +39,21 @@ def find_errors(session: Session, table: Table, *, exact: bool) -> list[ErrorGro
 
 
 def _groups(
-    counted: Iterable[Sequence[Any]], sampled: Iterable[Sequence[Any]], factor: float, *, estimated: bool
-) -> list[ErrorGroup]:
+    counted: Sequence[Sequence[Any]], sampled: Sequence[Sequence[Any]], factor: float, *, estimated: bool
+) -> ErrorGroups:
     groups: dict[tuple[str, str], ErrorGroup] = {}
     for rows, scale in ((counted, 1.0), (sampled, factor)):
-        for job_type, message, given_up, number, first, last, example in rows:
+        for job_type, message, given_up, number, first, last, example in rows[:MOST_ERRORS]:
             count = Count(round(number * scale), estimated=estimated)
             nothing = Count(0, estimated=estimated)
             failing, expired = (nothing, count) if given_up else (count, nothing)
             group = ErrorGroup(job_type, message, failing, expired, timestamp(first), timestamp(last), example)
             known = groups.get((job_type, message))
             groups[job_type, message] = group if known is None else _together(known, group)
-    return sorted(groups.values(), key=lambda group: (-group.failing - group.expired, group.type, group.message))
+    largest_first = sorted(
+        groups.values(), key=lambda group: (-group.failing - group.expired, group.type, group.message)
+    )
+    return ErrorGroups(largest_first, more=max(len(counted), len(sampled)) > MOST_ERRORS)
 
 
 def _together(one: ErrorGroup, other: ErrorGroup) -> ErrorGroup:

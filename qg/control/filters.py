@@ -8,12 +8,17 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
+from qg.backoff import MAX_SECONDS
+from qg.control.options import checked_text
 from qg.control.records import State
 from qg.enqueuing.fields import check_queue
 from qg.errors import ErrInvalidOption, ErrTable
 from qg.tables import Table
 
 __all__ = ["Filter"]
+
+# What errors() groups.
+_FAILED = (State.FAILING, State.EXPIRED)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Filter:
         younger_than: how long it may have been due, at the most; a job that isn't due yet fits.
         args: what is in the job's args, by the way that leads there: ``{"0": 7}`` for a list that begins with 7,
             ``{"0.user_id": 7}`` for one that begins with an object. A value is a string, a number, a boolean or None,
-            which stands also for what isn't there.
+            which stands also for what isn't there. They are compared as text, so 7 is "7" as well.
+        message: the first line of the last error, exactly, of a job that is failing or expired: with *type* that is
+            a group of ``errors()``. "" is one too: of those that have failed and say nothing of it.
         everything: every job is meant. An action refuses a filter that says nothing, unless this is set.
 
     Raises:
@@ -43,13 +50,18 @@ class Filter:
     older_than: timedelta | None = None
     younger_than: timedelta | None = None
     args: Mapping[str, Any] | None = None
+    message: str | None = None
     everything: bool = False
 
     def __post_init__(self) -> None:
         if self.queue is not None:
             check_queue(self.queue)
-        for name in ("type", "error"):
-            _check_text(name, getattr(self, name))
+        for name in ("type", "error", "message"):
+            checked_text(name, getattr(self, name))
+        if self.error == "":
+            raise ErrInvalidOption("error='' is contained in every error, so it says nothing; leave it out")
+        if self.message is not None and "\n" in self.message:
+            raise ErrInvalidOption(f"message={self.message!r} is more than a first line; give that alone, or error=")
         for name in ("older_than", "younger_than"):
             _check_duration(name, getattr(self, name))
         if self.state is not None:
@@ -87,7 +99,8 @@ class Filter:
         args = None
         if self.args:
             args = json.dumps([[path.split("."), _as_stored(value)] for path, value in self.args.items()])
-        wanted = [str(each) for each in State if each in states and self.state in (None, each)]
+        possible = _FAILED if self.message is not None else tuple(State)
+        wanted = [str(each) for each in possible if each in states and self.state in (None, each)]
         return (
             None if self.queue is None else table.queue_name(self.queue),
             self.type,
@@ -96,19 +109,14 @@ class Filter:
             _seconds(self.older_than),
             _seconds(self.younger_than),
             args,
+            self.message,
         )
 
 
-def _check_text(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str) or "\x00" in value or value != value.encode("utf-8", "replace").decode("utf-8"):
-        raise ErrInvalidOption(f"{name} must be a text that PostgreSQL can hold, not {value!r}")
-
-
 def _check_duration(name: str, value: object) -> None:
-    if value is not None and not (isinstance(value, timedelta) and value >= timedelta(0)):
-        raise ErrInvalidOption(f"{name} must be a timedelta of 0 or more, not {value!r}")
+    longest = timedelta(seconds=MAX_SECONDS)
+    if value is not None and not (isinstance(value, timedelta) and timedelta(0) <= value <= longest):
+        raise ErrInvalidOption(f"{name} must be a timedelta of 0 to a hundred years, not {value!r}")
 
 
 def _state(value: object) -> State:
@@ -123,8 +131,10 @@ def _state(value: object) -> State:
 def _checked_args(args: object) -> Mapping[str, Any]:
     if not isinstance(args, Mapping):
         raise ErrInvalidOption(f"args must be a dict from ways like '0.user_id' to values, not {args!r}")
+    if not args:
+        raise ErrInvalidOption("args={} fits every job, so it says nothing; leave it out")
     for path, value in args.items():
-        _check_text("a way into args", path)
+        checked_text("a way into args", path)
         if not isinstance(path, str) or not path:
             raise ErrInvalidOption(f"a way into args must be a text like '0.user_id', not {path!r}")
         if value is not None and not isinstance(value, (str, int, float)):
@@ -132,7 +142,7 @@ def _checked_args(args: object) -> Mapping[str, Any]:
                 f"args can be compared with a string, a number, a boolean or None, not with {value!r}; "
                 "give the way to one of those in it"
             )
-        _check_text(f"args {path!r}", value if isinstance(value, str) else None)
+        checked_text(f"args {path!r}", value if isinstance(value, str) else None)
     return dict(args)
 
 

@@ -13,12 +13,12 @@ from qg.database.session import Session
 from qg.errors import ErrTable
 from qg.tables import Table, timestamp
 from qg.tables.history import HISTORY_SCHEMA, History, history_in
+from qg.tables.looks import GREATEST_ID
 
 __all__ = ["find_attempts", "find_attempts_of", "find_history", "find_pools", "find_schedules", "require_history"]
 
 _READ = 10_000
 _OF_ONE_JOB = 100
-_GREATEST = 2**63 - 1
 
 
 def find_history(session: Session, table: Table) -> History | None:
@@ -54,7 +54,7 @@ def find_attempts(
     limit: int,
 ) -> tuple[list[Attempt], int | None]:
     """Return attempts, the last one first, and before which one the list goes on; None at its end. One message."""
-    first = _GREATEST if before is None else before
+    first = GREATEST_ID if before is None else before
     rows = session.run(history.attempts, (first, _READ, type, queue, success, first, limit))
     found = [_attempt(row[:11]) for row in rows if row[0] is not None]
     *_, end, number = rows[0]

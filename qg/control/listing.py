@@ -8,14 +8,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from qg.control.filters import Filter
+from qg.control.options import checked_text
 from qg.control.records import Holder, JobView, Order, Page, State
 from qg.control.sessions import find_holders, find_locks, instant
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption
 from qg.tables import Row, Table
-from qg.tables.looks import looks_at
+from qg.tables.looks import GREATEST_ID, looks_at
 
-__all__ = ["Seen", "Step", "check_after", "find_by_ids", "find_page", "view_of", "walk"]
+__all__ = ["Seen", "Step", "check_after", "find_by_ids", "find_page", "no_key", "view_of", "walk"]
 
 # How many jobs are read in one message. By id they lie side by side, and in any other order each one is elsewhere.
 _READ_BY_ID, _READ = 5_000, 2_000
@@ -59,14 +60,25 @@ def check_after(after: str | None, order: Order, table: Table) -> str:
         kinds = (str, int) if table.version == 3 else (int,)
     try:
         key = json.loads(after)
-        if [type(each) for each in key] == list(kinds):
+        if [type(each) for each in key] == list(kinds) and all(map(_is_storable, key)):
             return json.dumps(key)
     except (TypeError, ValueError, RecursionError):
         pass
-    raise ErrInvalidOption(
+    raise no_key(after, table)
+
+
+def no_key(after: str, table: Table) -> ErrInvalidOption:
+    """Return what is raised where *after* continues no list of *table*."""
+    return ErrInvalidOption(
         f"after={after!r} continues no list of this order in a table of version {table.version}; "
         "give the after of a page, or begin anew without it"
     )
+
+
+def _is_storable(part: object) -> bool:
+    if isinstance(part, int):
+        return -GREATEST_ID <= part <= GREATEST_ID
+    return checked_text("after", part) is not None
 
 
 def walk(

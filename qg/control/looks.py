@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg2
+
 from qg.control.acting import checked_ids
 from qg.control.base import Base
 from qg.control.failing import find_errors
@@ -18,10 +20,10 @@ from qg.control.history import (
     find_schedules,
     require_history,
 )
-from qg.control.listing import check_after, find_by_ids, find_page, view_of
+from qg.control.listing import check_after, find_by_ids, find_page, no_key, view_of
 from qg.control.overview import find_overview
 from qg.control.pausing import find_pauses, find_queues, require_queue
-from qg.control.records import Attempt, ErrorGroup, JobDetail, JobView, Order, Page, State
+from qg.control.records import Attempt, ErrorGroups, JobDetail, JobView, Order, Page, State
 from qg.control.sessions import find_workers
 from qg.control.standing import Overview, Pause, PoolView, ScheduleView, WorkerView
 from qg.database.rights import require_rights
@@ -45,13 +47,13 @@ class Looking(Base):
         In a table of more than 16 MB what would take long to count is estimated, and says so (:class:`Count`).
 
         Args:
-            exact: count every job, however long it takes.
+            exact: count every job, however long it takes; no deadline ends that.
         """
 
         def find(session: Session, table: Table) -> Overview:
             return find_overview(session, table, find_pauses(session, table), exact=exact)
 
-        return self._look(find)
+        return self._look(find, hurries=not exact)
 
     def now(self) -> datetime:
         """Return what time it is by the database's clock, an aware datetime."""
@@ -76,6 +78,7 @@ class Looking(Base):
         older_than: timedelta | None = None,
         younger_than: timedelta | None = None,
         args: Mapping[str, Any] | None = None,
+        message: str | None = None,
         order: Order | str = Order.NEWEST,
         limit: int = 50,
         after: str | None = None,
@@ -86,8 +89,8 @@ class Looking(Base):
         come: its ``after`` says whether there are, and goes on from there. each_job() does that by itself.
 
         Args:
-            where: which jobs; or what a :class:`Filter` is made of, *queue* to *args*.
-            queue, type, state, error, older_than, younger_than, args: as in Filter.
+            where: which jobs; or what a :class:`Filter` is made of, *queue* to *message*.
+            queue, type, state, error, older_than, younger_than, args, message: as in Filter.
             order: which come first; an Order, or its value as text.
             limit: how many at the most, up to 10,000.
             after: that of the page before; None begins.
@@ -97,7 +100,7 @@ class Looking(Base):
             ErrTable: for finished jobs in a table of version 3, which keeps none.
             ErrUnknownQueue: if the queue is one that nobody knows.
         """
-        said = Filter(queue, type, state, error, older_than, younger_than, args)
+        said = Filter(queue, type, state, error, older_than, younger_than, args, message)
         if where is not None and not (isinstance(where, Filter) and said.says_nothing):
             raise ErrInvalidOption("give a Filter, or what one is made of, and not both")
         wanted, order = where or said, _checked_order(order)
@@ -105,7 +108,12 @@ class Looking(Base):
             raise ErrInvalidOption(f"limit must be a number of jobs, 1 to {_LONGEST_PAGE}, not {limit!r}")
 
         def find(session: Session, table: Table) -> Page:
-            page = find_page(session, table, wanted, order, check_after(after, order, table), limit)
+            try:
+                page = find_page(session, table, wanted, order, check_after(after, order, table), limit)
+            except psycopg2.DataError as error:  # a day that no calendar has
+                if after is None:
+                    raise
+                raise no_key(after, table) from error
             if not page.jobs and wanted.queue is not None and after is None:
                 require_queue(session, table, table.queue_name(wanted.queue))
             return page
@@ -151,16 +159,19 @@ class Looking(Base):
         """
         return self._look(find_workers)
 
-    def errors(self, *, exact: bool = False) -> list[ErrorGroup]:
+    def errors(self, *, exact: bool = False) -> ErrorGroups:
         """Return what fails, and has failed for good, grouped by type and first line; the largest groups first.
+
+        ``Filter(type=group.type, message=group.message)`` means the jobs of a group. A thousand groups are told at the
+        most; ``more`` of the list says whether there are others.
 
         In a table of more than 16 MB the numbers are estimates, and say so. Groups of a few jobs may be missing there,
         but those of which some wait to be tried again.
 
         Args:
-            exact: look at every job, however long it takes.
+            exact: look at every job, however long it takes; no deadline ends that.
         """
-        return self._look(lambda session, table: find_errors(session, table, exact=exact))
+        return self._look(lambda session, table: find_errors(session, table, exact=exact), hurries=not exact)
 
     def queues(self) -> list[str]:
         """Return the names of all queues that are known: that have jobs to be done, or workers, or are paused."""

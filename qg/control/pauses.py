@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from qg.control.base import Base, checked_text
+from qg.control.base import Base
+from qg.control.options import checked_text
 from qg.control.pausing import pause, resume
 from qg.control.standing import Pause
 from qg.enqueuing.fields import check_queue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -14,6 +15,7 @@ __all__ = [
     "Attempt",
     "Count",
     "ErrorGroup",
+    "ErrorGroups",
     "Holder",
     "JobDetail",
     "JobView",
@@ -223,3 +225,15 @@ class ErrorGroup:
     first_due: datetime
     last_due: datetime
     example: int
+
+
+class ErrorGroups(list[ErrorGroup]):
+    """What errors() returns.
+
+    Attributes:
+        more: whether there are smaller groups that aren't in it.
+    """
+
+    def __init__(self, groups: Iterable[ErrorGroup] = (), *, more: bool = False) -> None:
+        super().__init__(groups)
+        self.more = more

@@ -107,7 +107,7 @@ class Database:
             psycopg2.Error: if the database can't be reached or used, or the table is none any more that qg works.
             Exception: what the source raises passes through.
         """
-        session = self._lease(even_if_closed)
+        session = self._lease(even_if_closed=even_if_closed)
         try:
             self.on_table(session, session.prepare)
             if session.is_behind_pooler and not self._pools_sessions:
@@ -117,10 +117,10 @@ class Database:
             raise
         return session
 
-    def _lease(self, even_if_closed: bool = False) -> Session:
+    def _lease(self, *, even_if_closed: bool = False, hurries: bool = True) -> Session:
         if not even_if_closed:
             self.require_open()
-        return Session(self._source.lease(), self._deadline)
+        return Session(self._source.lease(), self._deadline if hurries else None)
 
     def _require_session_pooling(self, session: Session) -> None:
         """Raise ErrPooler if a pooler gives each transaction another server process; find that out once."""
@@ -137,20 +137,21 @@ class Database:
         )
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, *, hurries: bool = True) -> Iterator[Session]:
         """Lease a session for a block that locks nothing. Raises what lease() raises.
 
-        Nothing is prepared, so that it works behind a pooler that pools transactions.
+        Nothing is prepared, so that it works behind a pooler that pools transactions. Without *hurries*, its
+        statements may take as long as they like.
         """
-        session = self._lease()
+        session = self._lease(hurries=hurries)
         try:
             yield session
         finally:
             session.give_back()
 
-    def run(self, work: Callable[[Session, Table], _Result]) -> _Result:
-        """Return what *work* gives on a session of its own, as on_table()."""
-        with self.session() as session:
+    def run(self, work: Callable[[Session, Table], _Result], *, hurries: bool = True) -> _Result:
+        """Return what *work* gives on a session() of its own, as on_table()."""
+        with self.session(hurries=hurries) as session:
             return self.on_table(session, partial(work, session))
 
     def on_table(self, session: Session, work: Callable[[Table], _Result]) -> _Result:

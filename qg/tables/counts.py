@@ -7,6 +7,7 @@ from qg.tables.statements import Layout
 from qg.tables.table import Statement
 
 __all__ = [
+    "MOST_ERRORS",
     "SAMPLE",
     "count_heads",
     "counted",
@@ -18,6 +19,9 @@ __all__ = [
     "size",
     "types",
 ]
+
+MOST_ERRORS = 1000
+"""How many groups of errors are told; one more is given if there are others."""
 
 SAMPLE = "TABLESAMPLE pg_catalog.system ($1::real) REPEATABLE (0)"
 
@@ -189,5 +193,5 @@ SELECT job_class, headline, given_up, pg_catalog.count(*), {json_time("pg_catalo
 FROM ({errors}) AS failed
 GROUP BY job_class, headline, given_up
 ORDER BY pg_catalog.count(*) DESC, job_class, headline
-LIMIT 1000
+LIMIT {MOST_ERRORS + 1}
 """

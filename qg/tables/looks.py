@@ -26,9 +26,10 @@ from qg.tables.seeing import IS_DUE, json_time, layout_of, state
 from qg.tables.statements import Layout
 from qg.tables.table import Row, Statement, Table
 
-__all__ = ["LOCKS", "Looks", "looks_at"]
+__all__ = ["GREATEST_ID", "LOCKS", "Looks", "looks_at"]
 
-_GREATEST = 2**63 - 1
+GREATEST_ID = 2**63 - 1
+"""No job has a greater id."""
 
 # () -> id and backend of each advisory lock of this database that could be a job's.
 LOCKS = Statement(LOCKED)
@@ -87,19 +88,19 @@ class Looks:
     def newest_params(self, key: str, read: int, given: Sequence[Any], limit: int) -> tuple[Any, ...]:
         """Return the parameters of newest: from *key* on, at most *read* jobs, of which *limit* that fit *given*."""
         if self.version == 3:
-            run_at, number = json.loads(key) if key else ("infinity", _GREATEST)
+            run_at, number = json.loads(key) if key else ("infinity", GREATEST_ID)
             queue, _, states, *_ = given
             return (
                 *(run_at, number, queue, states is None or "expired" in states, states != ["expired"], read, read),
                 *given,
                 limit,
             )
-        (number,) = json.loads(key) if key else (_GREATEST,)
+        (number,) = json.loads(key) if key else (GREATEST_ID,)
         return (number, read, *given, number, limit)
 
     def next_up_params(self, key: str, read: int, given: Sequence[Any], limit: int) -> tuple[Any, ...]:
         """Return the parameters of next_up, as newest_params() does."""
-        place = json.loads(key) if key else ("", -32768, "-infinity", -_GREATEST)
+        place = json.loads(key) if key else ("", -32768, "-infinity", -GREATEST_ID)
         return (*place, given[0], read, *given, *place, limit)
 
     def newest_key(self, row: Row) -> str:

@@ -102,7 +102,7 @@ def layout_of(version: int, schema: str) -> Layout:
         leading=("queue", "priority") if version < 6 else ("job_schema_version", "queue", "priority"),
         finished_at="finished_at",
         expired_at="expired_at",
-        headline="last_error_message",
+        headline="pg_catalog.split_part(last_error_message, E'\\n', 1)",
         given_up="expired_at = pg_catalog.now(), last_error_message = coalesce(last_error_message, given.message)",
         revived="run_at = pg_catalog.now(), error_count = 0, expired_at = NULL",
     )

@@ -13,6 +13,7 @@ from support import eventually, on_versions
 
 import qg
 from qg.control import Control, Count, Filter, Order, State, WorkerView
+from qg.database.deadline import Deadline
 
 every_version = on_versions(3, 4, 5, 6, 7)
 old_and_new = on_versions(3, 7)
@@ -101,6 +102,7 @@ def test_the_overview_says_how_many_are_being_worked_and_by_how_many(place: Plac
     with locked_by_others(place, *ids[:2]):
         (mail,) = control.overview().queues
     assert (mail.working, mail.workers, mail.status) == (2, 1, "working")
+    eventually(lambda: place.locks() == [] and len(place.sessions()) <= 1)
     (mail,) = control.overview().queues
     assert (mail.working, mail.workers, mail.status) == (0, 0, "nobody works it")
 
@@ -199,6 +201,16 @@ def test_jobs_are_found_by_what_is_in_their_args(place: Place, control: Control)
     assert found(**{"1": "a.b"}) == [first]
     assert found(**{"1": "a.b", "0.user.id": 8}) == []
     assert found(**{"nowhere": None}) == [first, second]
+
+
+@on_versions(3)
+def test_args_that_no_server_takes_apart_are_passed_over(place: Place, control: Control) -> None:
+    plain = place.add(args='[7, "\\\\u0000 \\ud83d\\ude00"]')  # an escaped backslash, and a whole pair
+    unreadable = [place.add(args=text) for text in (r'[7, "\u0000"]', r'[7, "\ud83d"]', r'[7, "\ude00\ud83d"]')]
+    assert [each.id for each in control.jobs(args={"0": 7}).jobs] == [plain]
+    assert [each.id for each in control.jobs(args={"9": None}).jobs] == [plain]
+    assert control.delete(Filter(args={"0": 7})).ids == (plain,)
+    assert place.ids() == unreadable
 
 
 @every_version
@@ -443,6 +455,68 @@ def test_finished_jobs_that_had_failed_are_no_errors(place: Place, control: Cont
     assert control.errors() == []
 
 
+@every_version
+def test_a_group_of_errors_is_named_exactly_by_its_type_and_message(place: Place, control: Control) -> None:
+    column = "last_error" if place.version == 3 else "last_error_message"
+    wanted = [place.add(state="failing", error="Timeout"), place.add(state="expired", error="Timeout")]
+    several_lines = place.add(state="failing")
+    place.query(f"UPDATE que_jobs SET {column} = E'Timeout\\nof Ruby' WHERE {place.id} = %s", (several_lines,))
+    silent = [place.add(state="failing"), place.add(state="expired")]
+    place.query(f"UPDATE que_jobs SET {column} = NULL WHERE {place.id} = ANY (%s)", (silent,))
+    place.add(state="failing", error="timeout")
+    place.add(state="failing", error="Timeout", job_class="Another")
+    never_failed = place.add()
+    retried = place.add(state="failing", error="Timeout")
+    place.query(f"UPDATE que_jobs SET error_count = 0 WHERE {place.id} = %s", (retried,))
+    groups = {(each.type, each.message): each for each in control.errors()}
+    for message, ids in (("Timeout", {*wanted, several_lines}), ("", set(silent))):
+        group = groups["MyJob", message]
+        assert group.failing + group.expired == len(ids)
+        page = control.jobs(type=group.type, message=group.message)
+        assert {each.id for each in page.jobs} == ids
+        next_up = control.jobs(type=group.type, message=group.message, order="next").jobs
+        assert {each.id for each in next_up} >= {each.id for each in page.jobs if each.state is State.FAILING}
+        assert set(control.delete(Filter(type=group.type, message=group.message)).ids) == ids
+    assert {never_failed, retried} <= set(place.ids())
+    assert control.jobs(message="Timeout", state="ready").jobs == ()
+
+
+@old_and_new
+def test_more_groups_of_errors_than_are_told_are_said(
+    place: Place, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in range(3):
+        place.add(state="failing", error=f"Oops {count}")
+    assert len(control.errors()) == 3
+    assert not control.errors(exact=True).more
+    monkeypatch.setattr("qg.control.failing.MOST_ERRORS", 2)
+    assert len(control.errors(exact=True)) == 2
+    assert control.errors(exact=True).more
+
+
+@pytest.mark.parametrize("look", [Control.overview, Control.errors])
+def test_no_deadline_ends_a_look_at_every_job(
+    place: Place, control: Control, look: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.add(state="failing")
+    monkeypatch.setattr(control._database, "_deadline", 0.0)
+    deadlines: list[Deadline] = []
+    enter = Deadline.__enter__
+    monkeypatch.setattr(Deadline, "__enter__", lambda deadline: (deadlines.append(deadline), enter(deadline))[1])
+    seen: list[object] = []
+    with closing(place.connect()) as conn:
+        conn.cursor().execute("LOCK TABLE que_jobs")
+        thread = threading.Thread(target=lambda: seen.append(look(control, exact=True)))
+        thread.start()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        eventually(lambda: place.query(waiting))
+        for deadline in list(deadlines):
+            deadline.look()
+        conn.rollback()
+        thread.join(10)
+    assert len(seen) == 1
+
+
 # Counts
 
 
@@ -472,8 +546,13 @@ def test_a_count_is_a_number_that_says_whether_it_is_an_estimate() -> None:
         ({"type": "a\0"}, "type must be a text that PostgreSQL can hold"),
         ({"error": "\ud800"}, "error must be a text that PostgreSQL can hold"),
         ({"error": 5}, "error must be a text"),
-        ({"older_than": 5}, "older_than must be a timedelta of 0 or more, not 5"),
-        ({"younger_than": timedelta(-1)}, "younger_than must be a timedelta of 0 or more"),
+        ({"older_than": 5}, "older_than must be a timedelta of 0 to a hundred years, not 5"),
+        ({"younger_than": timedelta(-1)}, "younger_than must be a timedelta of 0 to"),
+        ({"younger_than": timedelta.max}, "younger_than must be a timedelta of 0 to"),
+        ({"error": ""}, "error='' is contained in every error, so it says nothing; leave it out"),
+        ({"args": {}}, "args={} fits every job, so it says nothing; leave it out"),
+        ({"message": 5}, "message must be a text"),
+        ({"message": "a\nb"}, "is more than a first line"),
         ({"args": "0=7"}, "args must be a dict"),
         ({"args": {"": 7}}, "a way into args must be a text"),
         ({"args": {1: 7}}, "a way into args must be a text"),
@@ -488,10 +567,16 @@ def test_a_count_is_a_number_that_says_whether_it_is_an_estimate() -> None:
         ({"after": "[true]"}, "continues no list"),
         ({"after": "[1]", "order": "next"}, "continues no list"),
         ({"after": "[" * 100_000}, "continues no list"),
+        ({"after": f"[{2**63}]"}, "continues no list"),
+        ({"after": f"[{'9' * 5000}]"}, "continues no list"),
+        ({"after": '["a\\u0000", 1, "2030-01-01T00:00:00Z", 1]', "order": "next"}, "continues no list"),
+        ({"after": '["a", 99999, "2030-01-01T00:00:00Z", 1]', "order": "next"}, "continues no list"),
+        ({"after": '["a", 1, "2030-02-31T00:00:00Z", 1]', "order": "next"}, "continues no list"),
+        ({"after": '["a", 1, "once", 1]', "order": "next"}, "continues no list"),
         ({"where": Filter(), "queue": "mail"}, "give a Filter, or what one is made of, and not both"),
         ({"where": "mail"}, "give a Filter"),
     ],
-    ids=str,
+    ids=range(36),
 )
 def test_a_list_of_jobs_refuses_what_makes_no_sense(control: Control, how: dict[str, object], message: str) -> None:
     with pytest.raises(qg.ErrInvalidOption, match=message.replace("(", r"\(")):
