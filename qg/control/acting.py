@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import psycopg2
+
 from qg.control.filters import Filter
 from qg.control.listing import Seen, find_by_ids, walk
 from qg.control.records import Order, State
@@ -16,13 +18,16 @@ from qg.control.reports import Left, Report
 from qg.control.sessions import find_holders, find_locks
 from qg.database.database import Database
 from qg.database.known_table import STALE
+from qg.database.rights import require_rights
 from qg.database.session import Session
 from qg.errors import ErrAgain, ErrInvalidOption
+from qg.failures import Logger, one_line
 from qg.tables import Statement, Table
 from qg.tables.acts import TRY_LOCKS, Acts, acts_on
 from qg.tables.locking import UNLOCK_JOBS, array
 from qg.tables.looks import GREATEST_ID
 from qg.tables.pauses import NOTIFY, tell_cancelled
+from qg.tables.rights import to_act
 
 __all__ = ["Action", "act", "checked_ids"]
 
@@ -94,6 +99,7 @@ def act(
         progress: is called after each batch, with the report so far.
 
     Raises:
+        ErrRights: if the role may not do it; nothing is done then.
         ErrAgain: if the table was migrated meanwhile. What is reported until then is done.
         psycopg2.Error: if the database fails. Nothing is left locked, and what is reported until then is done.
     """
@@ -102,10 +108,16 @@ def act(
     try:
         table = database.on_table(session, lambda table: _reached(session, table))
         try:
+            if not dry_run:
+                require_rights(session, to_act(table), "the jobs stay as they are")
             for found, missing in _batches(session, table, action, what):
-                ids, left, cancelled = _Batch(session, table, action, what, found).run(dry_run=dry_run)
-                report = report.adding(ids, [*left, *(Left(each, _UNKNOWN) for each in missing)], cancelled)
-                progress(report)
+                batch = _Batch(database.logger, session, table, action, what, found)
+                batch.left += [Left(each, _UNKNOWN) for each in missing]
+                try:
+                    batch.look() if dry_run else batch.run()
+                finally:  # what is committed is told, whatever fails afterwards
+                    report = report.adding([*batch.done, *batch.cancelled], batch.left, batch.cancelled)
+                    progress(report)
         except STALE as error:
             if not (session.usable and database.recheck(table, session)):
                 raise
@@ -155,16 +167,24 @@ def _batches(
 
 
 class _Batch:
-    """Some jobs that something is done to."""
+    """Some jobs that something is done to.
+
+    Attributes:
+        done: the ids of those that were changed, or would be; committed.
+        cancelled: those of them that somebody was working.
+        left: those that were left alone.
+    """
 
     def __init__(
         self,
+        logger: Logger,
         session: Session,
         table: Table,
         action: Action,
         what: Filter | Sequence[int],
         found: Sequence[Seen],
     ) -> None:
+        self._logger = logger
         self._session = session
         self._table = table
         self._action = action
@@ -172,36 +192,43 @@ class _Batch:
         self._where = what if isinstance(what, Filter) else Filter()
         self._is_filtered = isinstance(what, Filter)
         self._found = {each.row.id: each for each in found}
+        self.done: list[int] = []
+        self.cancelled: list[int] = []
+        self.left: list[Left] = []
 
-    def run(self, *, dry_run: bool) -> tuple[list[int], list[Left], list[int]]:
-        """Do it; return the ids that were changed, what was left alone, and what was cancelled."""
-        if dry_run:
-            return self._look()
+    def run(self) -> None:
+        """Do it."""
         wanted = [number for number, each in self._found.items() if not self._why_not(each)]
         locked = [number for (number,) in self._session.run(TRY_LOCKS, (array(wanted),))] if wanted else []
-        changed = self._change(locked) if locked else []
         if locked:
+            changed = self._change(locked)
             # Whatever was changed is committed by now.
+            self.done = [number for number, _ in changed]
+            if self._table.version == 3 and len(changed) < len(locked):
+                changed += self._change_moved(set(locked).difference(self.done))
+                self.done = [number for number, _ in changed]
             self._session.run(UNLOCK_JOBS, (array(locked),))
-        if changed and self._action.wakes:
-            self._session.run(self._acts.wake, self._acts.wake_params(changed))
-        done = {number for number, _ in changed}
+            if changed and self._action.wakes:
+                self._tell(self._acts.wake, self._acts.wake_params(changed))
         held = set(wanted) - set(locked)
-        cancelled: list[int] = []
         if held and self._action.cancels:
-            cancelled = self._cancel(sorted(held))
-            held -= set(cancelled)
-        left = self._left_held(held) + self._left_unchanged(set(self._found) - done - held - set(cancelled))
-        return [*done, *cancelled], left, cancelled
+            self._cancel(sorted(held))
+            held -= set(self.cancelled)
+        others = set(self._found).difference(self.done, held, self.cancelled)
+        self.left += self._left_held(held) + self._left_unchanged(others)
 
-    def _look(self) -> tuple[list[int], list[Left], list[int]]:
+    def look(self) -> None:
+        """Look what would be done."""
         held = set(find_locks(self._session)) & set(self._found)
-        would = {number for number, each in self._found.items() if not self._why_not(each)}
-        left = [] if self._action.cancels else self._left_held(held & would)
+        would = [number for number, each in self._found.items() if not self._why_not(each)]
+        self.done = [number for number in would if number not in held]
+        if self._action.cancels:
+            self.cancelled = [number for number in would if number in held]
+        else:
+            self.left += self._left_held(held & set(would))
         if not self._is_filtered:
-            left += [Left(number, self._why_not(self._found[number])) for number in self._found if number not in would]
-        cancelled = sorted(held & would) if self._action.cancels else []
-        return [number for number in would if number not in held or self._action.cancels], left, cancelled
+            why_not = {number: self._why_not(each) for number, each in self._found.items()}
+            self.left += [Left(number, reason) for number, reason in why_not.items() if reason]
 
     def _change(self, ids: Sequence[int]) -> list[tuple[int, str]]:
         params = self._acts.row_params([self._found[number].row for number in ids])
@@ -209,12 +236,28 @@ class _Batch:
         rows = self._session.run(self._action.statement(self._acts), (*params, *given, *self._action.params))
         return [(number, queue) for number, queue in rows]
 
-    def _cancel(self, ids: Sequence[int]) -> list[int]:
+    def _change_moved(self, ids: set[int]) -> list[tuple[int, str]]:
+        """Change those of *ids* that have failed between the walk and their locks, which gave them other keys."""
+        moved = [
+            each
+            for each in find_by_ids(self._session, self._table, sorted(ids))
+            if each.row.key != self._found[each.row.id].row.key and not self._why_not(each)
+        ]
+        self._found.update((each.row.id, each) for each in moved)
+        return self._change([each.row.id for each in moved]) if moved else []
+
+    def _cancel(self, ids: Sequence[int]) -> None:
         """Change jobs that somebody works: what he writes isn't committed then, and he hears of it where he listens."""
-        cancelled = [number for number, _ in self._change(ids)]
-        for first in range(0, len(cancelled), _TOLD):
-            self._session.run(NOTIFY, (tell_cancelled(cancelled[first : first + _TOLD]),))
-        return cancelled
+        self.cancelled = [number for number, _ in self._change(ids)]
+        for first in range(0, len(self.cancelled), _TOLD):
+            self._tell(NOTIFY, (tell_cancelled(self._table.schema, self.cancelled[first : first + _TOLD]),))
+
+    def _tell(self, statement: Statement, params: Sequence[object]) -> None:
+        """Notify who listens of what is committed; if that fails, workers find it out when they look the next time."""
+        try:
+            self._session.run(statement, params)
+        except psycopg2.Error as error:
+            self._logger.warning("not_notified: %s; who listens isn't told of what was changed", one_line(error))
 
     def _left_held(self, ids: set[int]) -> list[Left]:
         if not ids:
@@ -230,13 +273,18 @@ class _Batch:
         """Return why each of *ids* was left alone although nobody works it."""
         if not ids:
             return []
-        if self._is_filtered:  # most of them don't fit any more
-            params = self._acts.row_params([self._found[number].row for number in sorted(ids)])
+        if self._is_filtered:  # most of them don't fit any more, or never were what is changed
+            wanted = [number for number in sorted(ids) if not self._why_not(self._found[number])]
+            if not wanted:
+                return []
+            params = self._acts.row_params([self._found[number].row for number in wanted])
             given = self._where.params(self._table, self._action.states)
-            return [Left(number, _ROW_LOCKED) for (number,) in self._session.run(self._acts.fit, (*params, *given))]
-        now = {each.row.id: each for each in find_by_ids(self._session, self._table, sorted(ids))}
-        left = [Left(number, _SETTLED) for number in sorted(ids) if number not in now]
-        return left + [Left(number, self._why_not(each) or _ROW_LOCKED) for number, each in now.items()]
+            fit = [number for (number,) in self._session.run(self._acts.fit, (*params, *given))]
+            now = find_by_ids(self._session, self._table, fit) if fit else []
+            return [Left(each.row.id, _ROW_LOCKED) for each in now if not self._why_not(each)]
+        there = {each.row.id: each for each in find_by_ids(self._session, self._table, sorted(ids))}
+        left = [Left(number, _SETTLED) for number in sorted(ids) if number not in there]
+        return left + [Left(number, self._why_not(each) or _ROW_LOCKED) for number, each in there.items()]
 
     def _why_not(self, seen: Seen) -> str:
         """Return why nothing is done to a job in this state; "" if something is."""

@@ -19,6 +19,7 @@ from qg.tables.rights import to_act
 
 __all__ = ["Acting"]
 
+_UNCHANGED = "the jobs stay as they are"
 _TO_BE_DONE = (State.READY, State.SCHEDULED, State.FAILING)
 
 
@@ -190,7 +191,7 @@ class Acting(Base):
                 progress(report)
 
         try:
-            with self._rights(to_act, "the jobs stay as they are"):
+            with self._rights(to_act, lambda: "the other jobs stay as they are" if so_far.count else _UNCHANGED):
                 if not isinstance(meant, list) or meant:
                     so_far = act(self._database, action, meant, dry_run=dry_run, progress=note)
             if isinstance(meant, Filter) and meant.queue is not None and not (so_far.count or so_far.left):

@@ -58,7 +58,7 @@ class Base:
 
     def _look(self, find: Callable[[Session, Table], _Result], *, hurries: bool = True) -> _Result:
         """Return what *find* gives; no deadline holds for one that doesn't hurry."""
-        with self._rights(to_look, "not all can be seen"):
+        with self._rights(to_look, lambda: "not all can be seen"):
             return self._database.run(find, hurries=hurries)
 
     def _name(self, by: str | None) -> str:
@@ -86,10 +86,10 @@ class Base:
         return self._look(find)
 
     @contextmanager
-    def _rights(self, needed: Callable[[Table], list[Right]], without: str) -> Iterator[None]:
-        """Say which right is missing if one is."""
+    def _rights(self, needed: Callable[[Table], list[Right]], without: Callable[[], str]) -> Iterator[None]:
+        """Say which right is missing if one is, and what is so *without* it, as that is asked for then."""
         try:
             yield
         except psycopg2.errors.InsufficientPrivilege:
-            self._database.run(lambda session, table: require_rights(session, needed(table), without))
+            self._database.run(lambda session, table: require_rights(session, needed(table), without()))
             raise

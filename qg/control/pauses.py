@@ -11,7 +11,7 @@ from qg.control.standing import Pause
 from qg.enqueuing.fields import check_queue
 from qg.errors import ErrInvalidOption
 from qg.failures import printable
-from qg.tables.rights import to_pause
+from qg.tables.rights import to_look, to_pause
 
 __all__ = ["Pausing"]
 
@@ -49,7 +49,9 @@ class Pausing(Base):
             raise ErrInvalidOption(f"until={until!r} is no aware datetime; give one with a time zone")
         reason = checked_text("reason", reason) or ""
         name, who = self._known_queue(queue, even_if_unknown=even_if_unknown), self._name(by)
-        with self._rights(to_pause, f"the queue {name!r} isn't paused"):
+        with self._rights(
+            lambda table: [*to_pause(table), *to_look(table)], lambda: f"the queue {name!r} isn't paused"
+        ):
             paused = self._database.run(lambda session, table: pause(session, table, name, until, reason, who))
         self._logger.info(
             "control_pause queue=%s until=%s by=%s reason=%s",
@@ -70,7 +72,7 @@ class Pausing(Base):
         """
         who = self._name(by)
         check_queue(queue)
-        with self._rights(to_pause, f"the queue {queue!r} isn't resumed"):
+        with self._rights(to_pause, lambda: f"the queue {queue!r} isn't resumed"):
             resumed = self._database.run(lambda session, table: resume(session, table, table.queue_name(queue)))
         if not resumed:
             self._known_queue(queue)

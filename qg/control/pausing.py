@@ -49,6 +49,8 @@ def pause(session: Session, table: Table, queue: str, until: datetime | None, re
         ErrTable: if there is no table of pauses.
     """
     params = (queue, None if until is None else iso_text(until), reason, by)
+    # First: once it is paused, nothing may fail any more.
+    workers = find_workers(session, table)
     with _table_needed(table):
         rows = session.run(pauses_in(table.schema).pause, params)
     if not rows:
@@ -56,7 +58,7 @@ def pause(session: Session, table: Table, queue: str, until: datetime | None, re
     _, since, ends, *_ = rows[0]
     others = tuple(
         f"{each.holder} works it and doesn't know of pauses"
-        for each in find_workers(session, table)
+        for each in workers
         if queue in each.queues and not each.obeys_pauses
     )
     return Pause(queue, timestamp(since), instant(ends), reason, by, others)

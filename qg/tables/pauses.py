@@ -25,9 +25,9 @@ class Told(NamedTuple):
     cancelled: frozenset[int]
 
 
-def tell_cancelled(ids: Iterable[int]) -> str:
-    """Return what tells that jobs were cancelled."""
-    return json.dumps({"message_type": "qg_cancel", "ids": list(ids)})
+def tell_cancelled(schema: str, ids: Iterable[int]) -> str:
+    """Return what tells that jobs of the table in *schema* were cancelled."""
+    return json.dumps({"message_type": "qg_cancel", "schema": schema, "ids": list(ids)})
 
 
 def read_told(payload: str) -> Told | None:

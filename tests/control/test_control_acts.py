@@ -333,6 +333,61 @@ def test_a_statement_that_fails_leaves_no_lock_and_what_was_done_before_stays(
         place.query("DROP FUNCTION refuse CASCADE")
 
 
+@old_and_new
+def test_run_now_by_filter_says_nothing_of_jobs_that_are_due(place: Place, control: Control) -> None:
+    wanted = place.add(state="scheduled", ahead="1 hour")
+    place.add()
+    place.add(state="failing")
+    report = control.run_now(Filter(queue="mail"))
+    assert (report.ids, report.left, report.left_count) == ((wanted,), (), 0)
+
+
+@on_versions(3)
+@pytest.mark.parametrize("by_filter", [False, True])
+def test_a_job_that_fails_between_the_look_and_the_lock_is_changed_all_the_same(
+    place: Place, control: Control, monkeypatch: pytest.MonkeyPatch, by_filter: bool
+) -> None:
+    """In version 3 that gives it another key."""
+    numbers = [place.add(), place.add()]
+    later = "UPDATE que_jobs SET error_count = 1, run_at = now() + interval '1 hour' WHERE job_id = %s"
+    before(monkeypatch, TRY_LOCKS, lambda: place.query(later, (numbers[0],)))
+    report = control.delete(Filter(queue="mail") if by_filter else numbers)
+    assert (set(report.ids), report.left) == (set(numbers), ())
+    assert place.ids() == []
+
+
+@every_version
+@pytest.mark.parametrize("lost", [False, True], ids=["a notification", "the session"])
+def test_what_fails_after_the_commit_doesnt_hide_what_was_done(
+    place: Place,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lost: bool,
+) -> None:
+    caplog.set_level(logging.INFO, "qg")
+    number, reports = place.add(state="failing", ahead="1 hour"), []
+    run = Session.run
+
+    def fail(self: Session, wanted: Statement, params: Any = ()) -> Any:
+        if lost and wanted is UNLOCK_JOBS:
+            place.terminate(self.conn.info.backend_pid)
+        if not lost and "pg_notify" in wanted.text:
+            raise psycopg2.errors.InsufficientPrivilege("no")
+        return run(self, wanted, params)
+
+    monkeypatch.setattr(Session, "run", fail)
+    if lost:
+        with pytest.raises(psycopg2.OperationalError):
+            control.retry([number], progress=reports.append)
+    else:
+        assert control.retry([number], progress=reports.append).ids == (number,)
+        assert "not_notified: no; who listens isn't told of what was changed" in caplog.text
+    assert [each.ids for each in reports] == [(number,)]
+    assert f"control_retry count=1 left=0 by=ada ids={number}" in caplog.text
+    assert row(place, number)["error_count"] == 0
+
+
 @every_version
 def test_a_cancelled_job_writes_nothing(
     place: Place, control: Control, client: qg.Client, caplog: pytest.LogCaptureFixture

@@ -54,6 +54,10 @@ def every_grant(headings: tuple[str, ...], version: int) -> list[str]:
     return list(dict.fromkeys(each for heading in headings for each in grants(heading, version)))
 
 
+def rows(place: Place) -> list[tuple[object, ...]]:
+    return place.query("SELECT to_jsonb(que_jobs)::text FROM que_jobs ORDER BY 1")
+
+
 def look(control: Control) -> None:
     """All there is to look at."""
     control.overview()
@@ -125,8 +129,10 @@ def test_who_acts_needs_each_of_them_and_is_told_which(strict: Place, every: lis
     if missing == STATS or "qg_queues" in missing or "qg_jobs_" in missing:
         pytest.skip("is for looking")
     left = [each for each in dict.fromkeys(every) if each != missing]
+    before = rows(strict)
     with role_with(strict, left) as dsn:
         message = refused(dsn, act, missing)
+        assert rows(strict) == before
         if "SCHEMA" not in missing:
             assert f"; GRANT {missing.removeprefix('GRANT ').partition(' ')[0]}" in message
             strict.query(message[message.index("GRANT ") :])
@@ -139,6 +145,8 @@ def test_who_pauses_needs_each_of_them_and_is_told_which(strict: Place, every: l
     left = [each for each in dict.fromkeys(every) if each != missing]
     with role_with(strict, left) as dsn:
         message = refused(dsn, pause, missing)
+        if " DELETE " not in missing:  # resuming alone takes that
+            assert strict.query("SELECT * FROM qg_queues") == []
         assert " on public.qg_queues" in message
         assert message.endswith(f"ON public.qg_queues TO {role_of(dsn)}")
 
@@ -156,9 +164,30 @@ def test_who_enqueues_needs_each_of_them_and_can_be_told_which(strict: Place, ev
                 client.enqueue(qg.Job("MyJob", tags=[] if strict.version == 3 else ["a"]))
 
 
+@on_versions(7)
+def test_who_may_not_see_who_works_pauses_nothing(strict: Place, version: int) -> None:
+    left = [each for each in every_grant(PAUSES, version) if "que_lockers" not in each]
+    with role_with(strict, left) as dsn, Control(dsn) as control, pytest.raises(qg.ErrRights, match="que_lockers"):
+        control.pause("mail", even_if_unknown=True)
+    assert strict.query("SELECT * FROM qg_queues") == []
+
+
+@on_versions(7)
+def test_a_right_that_is_taken_away_in_the_middle_is_said_with_what_is_done(
+    strict: Place, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qg.control.acting._BATCH", 1)
+    message = "may not DELETE on .*, so the other jobs stay as they are; GRANT"
+    with role_with(strict, every_grant(ACTS, version)) as dsn, Control(dsn) as control:
+        revoke = f"REVOKE DELETE ON que_jobs FROM {role_of(dsn)}"
+        with pytest.raises(qg.ErrRights, match=message):
+            control.delete(Filter(everything=True), progress=lambda report: strict.query(revoke))
+    assert strict.count() == 2
+
+
 @on_versions(3, 7)
 def test_an_action_that_isnt_allowed_changes_nothing_and_locks_nothing(strict: Place, version: int) -> None:
-    before = strict.query("SELECT to_jsonb(que_jobs)::text FROM que_jobs ORDER BY 1")
+    before = rows(strict)
     with role_with(strict, every_grant(LOOKS, version)) as dsn, Control(dsn) as control:
         with pytest.raises(
             qg.ErrRights, match=r"may not UPDATE, DELETE on .*, so the jobs stay as they are; GRANT UPDATE, DELETE"
@@ -167,7 +196,7 @@ def test_an_action_that_isnt_allowed_changes_nothing_and_locks_nothing(strict: P
         assert control.retry(Filter(everything=True), dry_run=True).count == 2
         with pytest.raises(qg.ErrRights, match="so the queue 'mail' isn't paused; GRANT"):
             control.pause("mail")
-    assert strict.query("SELECT to_jsonb(que_jobs)::text FROM que_jobs ORDER BY 1") == before
+    assert rows(strict) == before
     assert strict.locks() == []
 
 
