@@ -21,8 +21,9 @@ def migrate(source: object, version: int | None = None, *, notify: bool = False)
     would be. Python clients and workers that run notice, and go on; Ruby's and Go's must be of a kind that
     fits. Only the table's owner can change it.
 
-    Beside a table of version 3 or above that this role owns there is afterwards a small one, ``qg_queues``, in
-    which :mod:`qg.control` keeps what is paused. No other program looks at it.
+    Beside a table of version 3 or above there is afterwards a small one, ``qg_queues``, in which :mod:`qg.control`
+    keeps what is paused. It belongs to whoever owns the table of jobs; where this role isn't the owner, a member of it
+    or a superuser, it isn't made. No other program looks at it.
 
     One transaction on a connection of *source*: all of it happens or nothing. It waits for others that
     migrate; if there is something to change, then it waits for every transaction that has touched the

@@ -30,21 +30,25 @@ END
 $$;
 
 -- And qg's own table, of the queues that somebody has paused: a row is one of them. Ruby and Go know nothing of it.
--- Creates it beside a que_jobs of any version that has queues, if this role owns that; drops and changes nothing.
+-- Creates it beside a que_jobs of any version that has queues, for the owner of that, who may be another role than
+-- this one. A role that can't do that creates nothing; drops and changes nothing.
 
 DO $$
+DECLARE
+    owner regrole;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('que_jobs'), hashtext('migrate'));
 
-    IF current_setting('transaction_read_only')::boolean
+    SELECT relowner INTO owner
+    FROM pg_namespace AS place
+    JOIN pg_class AS jobs ON relnamespace = place.oid AND relname = 'que_jobs'
+    JOIN pg_attribute ON attrelid = jobs.oid AND attname = 'queue' AND NOT attisdropped
+    WHERE nspname = pg_catalog.current_schema()
+      AND pg_has_role(relowner, 'USAGE') AND has_schema_privilege(place.oid, 'CREATE');
+
+    IF owner IS NULL
+        OR current_setting('transaction_read_only')::boolean
         OR to_regclass(pg_catalog.quote_ident(pg_catalog.current_schema()) || '.qg_queues') IS NOT NULL
-        OR NOT EXISTS (
-            SELECT FROM pg_namespace AS place
-            JOIN pg_class AS jobs ON relnamespace = place.oid AND relname = 'que_jobs'
-            JOIN pg_attribute ON attrelid = jobs.oid AND attname = 'queue' AND NOT attisdropped
-            WHERE nspname = pg_catalog.current_schema()
-              AND pg_has_role(relowner, 'USAGE') AND has_schema_privilege(place.oid, 'CREATE')
-        )
     THEN
         RETURN;
     END IF;
@@ -58,5 +62,10 @@ BEGIN
 
         CONSTRAINT qg_queues_pkey PRIMARY KEY (queue)
     );
+    -- Or the owner of que_jobs couldn't migrate both later.
+    EXECUTE 'ALTER TABLE qg_queues OWNER TO ' || owner;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        NULL;
 END
 $$;

@@ -146,6 +146,28 @@ def test_who_doesnt_own_the_jobs_makes_no_table_beside_them(make_database: Calla
         assert place.query("SELECT to_regclass('qg_queues')::text") == [("qg_queues",)]
 
 
+@pytest.mark.parametrize("who", ["a superuser", "a member"])
+def test_it_belongs_to_the_owner_of_the_jobs_whoever_makes_it(fresh: Place, who: str) -> None:
+    create = ["GRANT USAGE, CREATE ON SCHEMA public TO app"]
+    with role_with(fresh, create) as owner, role_with(fresh, [*create, f"GRANT {role_of(owner)} TO app"]) as member:
+        qg.migrate(owner, 3)
+        fresh.query("DROP TABLE qg_queues")
+        qg.migrate(fresh.dsn if who == "a superuser" else member)
+        assert fresh.value("SELECT relowner::regrole::text FROM pg_class WHERE relname = 'qg_queues'") == role_of(owner)
+        for version in (7, 3, 0):
+            qg.migrate(owner, version)
+
+
+def test_a_member_who_cant_give_it_to_the_owner_makes_none(fresh: Place) -> None:
+    """Who owns a table must be one who may create there, at the moment of the gift."""
+    create = ["GRANT USAGE, CREATE ON SCHEMA public TO app"]
+    with role_with(fresh, create) as owner, role_with(fresh, [*create, f"GRANT {role_of(owner)} TO app"]) as member:
+        qg.migrate(owner, 3)
+        fresh.query(f"DROP TABLE qg_queues; REVOKE CREATE ON SCHEMA public FROM {role_of(owner)}")
+        qg.migrate(member)
+        assert fresh.query("SELECT to_regclass('qg_queues')::text") == [(None,)]
+
+
 def test_it_stands_in_the_schema_of_the_jobs_whatever_that_is_called(fresh: Place) -> None:
     fresh.query('CREATE SCHEMA "My ""s$chema"')
     dsn = make_dsn(fresh.dsn, options='-c search_path="My\\ ""s$chema",public')
