@@ -71,6 +71,7 @@ ORDER: dict[str, list[str]] = {
     "locking": [
         "__init__",
         "marks",
+        "cancelled",
         "row_taker",
         "context",
         "row_lock",

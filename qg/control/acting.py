@@ -25,9 +25,9 @@ from qg.failures import Logger, one_line
 from qg.tables import Statement, Table
 from qg.tables.acts import TRY_LOCKS, Acts, acts_on
 from qg.tables.locking import UNLOCK_JOBS, array
-from qg.tables.looks import GREATEST_ID
 from qg.tables.pauses import NOTIFY, tell_cancelled
 from qg.tables.rights import to_act
+from qg.tables.table import GREATEST_ID
 
 __all__ = ["Action", "act", "checked_ids"]
 

@@ -13,7 +13,7 @@ from qg.database.session import Session
 from qg.errors import ErrTable
 from qg.tables import Table, timestamp
 from qg.tables.history import HISTORY_SCHEMA, History, history_in
-from qg.tables.looks import GREATEST_ID
+from qg.tables.table import GREATEST_ID
 
 __all__ = ["find_attempts", "find_attempts_of", "find_history", "find_pools", "find_schedules", "require_history"]
 

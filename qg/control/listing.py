@@ -14,7 +14,8 @@ from qg.control.sessions import find_holders, find_locks, instant
 from qg.database.session import Session
 from qg.errors import ErrInvalidOption
 from qg.tables import Row, Table
-from qg.tables.looks import GREATEST_ID, looks_at
+from qg.tables.looks import looks_at
+from qg.tables.table import GREATEST_ID
 
 __all__ = ["Seen", "Step", "check_after", "find_by_ids", "find_page", "no_key", "view_of", "walk"]
 

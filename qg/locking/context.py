@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import psycopg2
@@ -16,8 +15,6 @@ from qg.locking.row_taker import RowTaker
 from qg.tables import Table
 
 __all__ = ["LockContext"]
-
-_MOST_CANCELLED = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,6 @@ class LockContext:
     maximum_retry_count: float | None
     _lost_lock_logged: threading.Event = field(default_factory=threading.Event, init=False)
     _pooler_found: threading.Event = field(default_factory=threading.Event, init=False)
-    _cancelled: set[int] = field(default_factory=set, init=False)
 
     @property
     def table(self) -> Table:
@@ -60,16 +56,6 @@ class LockContext:
         """Raise ErrPooler if a lock was lost because transactions are pooled; no worker may go on then."""
         if self._pooler_found.is_set():
             raise self.database.pooler_error()
-
-    def is_cancelled(self, job_id: int) -> bool:
-        """Whether somebody was heard to have deleted the row of this job while it was being worked."""
-        return bool(self._cancelled) and job_id in self._cancelled
-
-    def note_cancelled(self, ids: Iterable[int]) -> None:
-        """Note that the rows of these jobs were deleted. They are forgotten when there are many others."""
-        if len(self._cancelled) > _MOST_CANCELLED:
-            self._cancelled.clear()
-        self._cancelled.update(ids)
 
     def note_lock_lost(self, session: Session, job_id: int) -> None:
         """Find out why *session* doesn't hold the lock it took, and say so once. The session is closed."""

@@ -184,7 +184,7 @@ class LockedRow(SettlingRow):
 
     def log_lost(self) -> None:
         """Log that the session ended while the job ran, or that the job was cancelled."""
-        if self._context.is_cancelled(self.row.id):
+        if self._context.rows.cancelled.has(self.row.id):
             self._context.logger.warning(
                 "job_cancelled id=%d: somebody has deleted it, so what it writes through job.tx isn't kept", self.row.id
             )

@@ -14,6 +14,7 @@ from qg.database.database import Database
 from qg.database.rights import grants_for
 from qg.database.session import Session
 from qg.failures import one_line, printable
+from qg.locking.cancelled import CancelledJobs
 from qg.locking.marks import Marks
 from qg.tables import PollStrategy, Row, Statement, Table
 from qg.tables.locking import UNLOCK_JOBS, Walk, array, delete_params, take_jobs_in
@@ -59,10 +60,14 @@ class RowTaker:
 
     Does it by functions in each session's temporary schema. A session that can't have any takes
     jobs plainly for a minute, by one statement after another, and then tries again.
+
+    Attributes:
+        cancelled: which jobs were deleted by somebody while they were being worked.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.cancelled = CancelledJobs()
         self._plainness_logged = False
         self._mutex = threading.Lock()
         # By queue, the one that was used last at the end. A walk that looks for some types passes by the others.
@@ -147,6 +152,7 @@ class RowTaker:
             unseen = marks.seconds_until_start()
             wait = unseen if wait is None else min(wait, unseen)
         rows = [Row.read(text) for text in found]
+        self.cancelled.forget(row.id for row in rows)
         return Taken(rows, walk.unlocked is not False, walk.more, wait, start.at_marks)
 
     def release(

@@ -91,7 +91,7 @@ class SettlingRow:
 
         Or whether the job was cancelled, as far as was heard.
         """
-        return self._lock.lost or self._context.is_cancelled(self.row.id)
+        return self._lock.lost or self._context.rows.cancelled.has(self.row.id)
 
     def delete(self) -> None:
         """Delete the row: in the open transaction, otherwise committed at once.

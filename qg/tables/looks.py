@@ -24,12 +24,10 @@ from qg.tables import counts, walks
 from qg.tables.locking import LOCKED
 from qg.tables.seeing import IS_DUE, json_time, layout_of, state
 from qg.tables.statements import Layout
-from qg.tables.table import Row, Statement, Table
+from qg.tables.table import GREATEST_ID, Row, Statement, Table
 
-__all__ = ["GREATEST_ID", "LOCKS", "Looks", "looks_at"]
+__all__ = ["LOCKS", "Looks", "looks_at"]
 
-GREATEST_ID = 2**63 - 1
-"""No job has a greater id."""
 
 # () -> id and backend of each advisory lock of this database that could be a job's.
 LOCKS = Statement(LOCKED)

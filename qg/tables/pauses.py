@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from qg.tables.table import Statement, identifier
+from qg.tables.table import GREATEST_ID, Statement, identifier
 
 __all__ = ["CONTROL_CHANNEL", "NOTIFY", "Pauses", "Told", "pauses_in", "read_told", "tell_cancelled"]
 
@@ -20,9 +20,10 @@ NOTIFY = Statement(f"SELECT pg_catalog.pg_notify('{CONTROL_CHANNEL}', $1::text)"
 
 
 class Told(NamedTuple):
-    """What was heard on the channel: which jobs were cancelled; none if it is about a pause."""
+    """What was heard on the channel: which jobs of which schema were cancelled; none if it is about a pause."""
 
-    cancelled: frozenset[int]
+    schema: object = None
+    cancelled: frozenset[int] = frozenset()
 
 
 def tell_cancelled(schema: str, ids: Iterable[int]) -> str:
@@ -35,12 +36,16 @@ def read_told(payload: str) -> Told | None:
     try:
         message = json.loads(payload)
         if message["message_type"] == "qg_pause":
-            return Told(frozenset())
+            return Told()
         if message["message_type"] == "qg_cancel":
-            return Told(frozenset(int(each) for each in message["ids"]))
-    except (ValueError, KeyError, TypeError):  # anybody may notify any channel of anything
+            return Told(message["schema"], frozenset(each for each in message["ids"] if _is_id(each)))
+    except (ValueError, KeyError, TypeError, RecursionError):  # anybody may notify any channel of anything
         pass
     return None
+
+
+def _is_id(number: object) -> bool:
+    return type(number) is int and -GREATEST_ID <= number <= GREATEST_ID
 
 
 # A pause holds until its time is up, and then is as good as none.

@@ -127,6 +127,13 @@ FROM {layout.selected} WHERE {layout.workable} AND {has_key(1)}
         "destroy_job_by_id_in_tx": settling_by_id_in_tx(f"DELETE FROM {layout.que_jobs}", layout),
         "job_exists": Statement(f"SELECT true FROM {layout.que_jobs} WHERE {layout.unsettled} AND {has_id(1)}"),
         "free_jobs": _free_jobs(layout),
+        "gone_jobs": Statement(
+            f"""
+SELECT id FROM ({LOCKED}) AS locked
+WHERE id = ANY ($1::bigint[])
+  AND NOT EXISTS (SELECT FROM {layout.que_jobs} WHERE que_jobs.{layout.id} = locked.id)
+"""
+        ),
         "settlement": _settlement(layout),
         "set_error": Statement(
             name=f"que_set_error{suffix}",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "ANSWER",
+    "GREATEST_ID",
     "Draft",
     "Lockers",
     "PollStrategy",
@@ -27,6 +28,10 @@ __all__ = [
     "script",
     "timestamp",
 ]
+
+
+GREATEST_ID = 2**63 - 1
+"""No job has a greater id."""
 
 
 class PollStrategy(Enum):
@@ -303,6 +308,8 @@ class Table:
     # (delete_params) -> the ids of those that are there under their key, still to be done, and whose
     # row nobody has locked. Waits for nobody.
     free_jobs: Statement
+    # (ids) -> those of them that somebody works, and that have no row any more.
+    gone_jobs: Statement
     # (id, transaction) -> an answer(), in JSON: what became of a job that was settled in that transaction. "here": we
     # are in it, and the job is settled; "open": others are; "committed", and the job is settled; "undone": the job is
     # still to be done; "gone": the transaction was rolled back, and somebody else has settled the job.

@@ -138,4 +138,5 @@ def _fit(draft: Draft) -> Draft:
 
 def _read_notification(payload: str) -> tuple[str, int] | None:
     count, _, queue = payload.partition(" ")
-    return (queue, int(count)) if count.isdecimal() else None
+    # Anybody may notify any channel of anything.
+    return (queue, int(count)) if count.isdecimal() and len(count) < 10 else None

@@ -306,5 +306,5 @@ def _read_notification(payload: str) -> tuple[str, int] | None:
     try:
         message = json.loads(payload)
         return (message["queue"], 1) if message["message_type"] == "job_available" else None
-    except (ValueError, KeyError, TypeError):  # anybody may notify any channel of anything
+    except (ValueError, KeyError, TypeError, RecursionError):  # anybody may notify any channel of anything
         return None

@@ -16,6 +16,7 @@ from qg.failures import Logger, one_line, printable
 from qg.job import Job
 from qg.locking.context import LockContext
 from qg.locking.row_taker import RowTaker
+from qg.tables import Table
 from qg.tables.pauses import Told
 from qg.tables.rights import Right, to_enlist, to_work
 from qg.working.job_taker import JobTaker
@@ -65,9 +66,15 @@ class Engine:
             )
         return kept
 
-    def note_told(self, told: Told) -> None:
-        """Note what was heard of: jobs that were cancelled, or that a queue was paused or goes on."""
-        self.context.note_cancelled(told.cancelled)
+    def note_told(self, told: Sequence[Told], session: Session, table: Table) -> None:
+        """Note what was heard of: jobs that were cancelled, or that a queue was paused or goes on.
+
+        Anybody may say anything, and other schemas have jobs with the same ids. So *table* is asked which of the
+        jobs are gone, in one message on *session*, which must be idle; only these are noted.
+        """
+        ids = sorted({number for each in told if each.schema == table.schema for number in each.cancelled})
+        if ids:
+            self.rows.cancelled.note(number for (number,) in session.run(table.gone_jobs, (ids,)))
         self.paused.look_soon()
 
     def require_rights(self, also: Sequence[Right] = ()) -> None:

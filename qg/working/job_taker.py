@@ -111,6 +111,7 @@ class JobTaker:
                 continue
             if not checked[0][0]:
                 raise psycopg2.errors.ReadOnlySqlTransaction("this session can't write, so no job is taken on it")
+            self._context.rows.cancelled.forget([row.id])
             job = self.read(row, self._lock(session, row, lent=lent))
             if job is not None:
                 return job

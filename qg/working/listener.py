@@ -168,8 +168,8 @@ class Listener:
             self._engine.enlist(session, self._queue, self._workers)
         queue = table.queue_name(self._queue)
         payloads = session.notifications()
-        for told in filter(None, map(read_told, payloads)):
-            self._engine.note_told(told)
+        if told := list(filter(None, map(read_told, payloads))):
+            self._engine.note_told(told, session, table)
             self._sleepers.wake(self._sleepers.count)
         heard = [table.read_notification(payload) for payload in payloads]
         due = [each[1] for each in heard if each is not None and each[0] == queue]

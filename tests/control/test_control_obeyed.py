@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from outside import Place
+from psycopg2.extensions import make_dsn
 from support import Network, eventually, on_versions
 
 import qg
 from qg import aio
+from qg.client import engine_of
 from qg.control import Control
 from qg.database.paused import PausedQueues
+from qg.database.session import Session
 
 every_version = on_versions(3, 4, 5, 6, 7)
 old_and_new = on_versions(3, 7)
@@ -279,18 +282,85 @@ def test_a_coroutine_whose_job_is_cancelled_is_cancelled(
         '{"message_type": "x"}',
         '{"message_type": "qg_cancel"}',
         '{"message_type": "qg_cancel", "ids": ["a"]}',
+        *(
+            f'{{"message_type": "qg_cancel", "schema": "public", "ids": {ids}}}'
+            for ids in ("5", '["a"]', "[Infinity]", "[1e999]", "[1.5]", "[true]", "[9223372036854775808]", "[null, {}]")
+        ),
+        '{"message_type": "qg_cancel", "schema": [], "ids": [1]}',
+        '{"message_type": "qg_cancel", "ids": [' + "9" * 5000 + "]}",
+        "[" * 7000,
     ],
+    ids=range(20),
 )
+@old_and_new
 def test_what_anybody_else_says_on_the_channel_is_left_alone(
     place: Place, control: Control, client: qg.Client, listening: Callable[[], bool], payload: str
 ) -> None:
     done = threading.Event()
     with qg.WorkerPool(client, {"MyJob": lambda job: done.set()}, 1, queue="mail", interval=NEVER):
-        eventually(listening)
+        pid = eventually(lambda: listener_of(control))
         place.query("SELECT pg_notify('qg_control', %s)", (payload,))
+        channel = "qg_jobs" if place.version == 3 else f"que_listener_{pid}"
+        for each in (payload, f"{'9' * 5000} mail"):
+            place.query("SELECT pg_notify(%s, %s)", (channel, each))
         place.add()
         assert done.wait(10)
-        assert listening()
+        eventually(lambda: place.ids() == [])
+        assert listener_of(control) == pid
+
+
+def listener_of(control: Control) -> int | None:
+    """The session that listens."""
+    return next((each.holder.backend_pid for each in control.workers() if each.listens), None)
+
+
+def test_a_job_is_lost_only_if_its_own_row_is_gone(
+    place: Place, control: Control, client: qg.Client, listening: Callable[[], bool], gate: Gate
+) -> None:
+    """Anybody may notify of anything, and another schema has jobs with the same ids."""
+    place.query("CREATE SCHEMA tenant")
+    other = Place(make_dsn(place.dsn, options="-c search_path=tenant"), place.version)
+    jobs: dict[int, qg.Job] = {}
+
+    def handler(job: qg.Job) -> None:
+        jobs[job.id] = job
+        gate(job)
+
+    try:
+        qg.migrate(other.dsn, place.version)
+        ids = [place.add(), place.add()]
+        with Control(other.dsn) as tenant, qg.WorkerPool(client, {"MyJob": handler}, 2, queue="mail", interval=NEVER):
+            eventually(lambda: len(gate.begun) == 2)
+            eventually(listening)
+            assert other.add() == ids[0]
+            assert tenant.delete([ids[0]], cancel=True).cancelled == (ids[0],)
+            told = '{"message_type": "qg_cancel", "schema": "public", "ids": [%s]}'
+            place.query("SELECT pg_notify('qg_control', %s)", (told % ids[0],))
+            assert control.delete([ids[1]], cancel=True).cancelled == (ids[1],)
+            eventually(lambda: jobs[ids[1]].lost)
+            assert not jobs[ids[0]].lost
+            gate.opened.set()
+            eventually(lambda: place.ids() == [])
+    finally:
+        gate.opened.set()
+        other.close()
+        place.query("DROP SCHEMA tenant CASCADE")
+
+
+@every_version
+@pytest.mark.parametrize("plainly", [False, True])
+def test_an_id_that_is_used_again_is_another_job(
+    place: Place, client: qg.Client, plainly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = engine_of(client).rows.cancelled
+    if plainly:
+        monkeypatch.setattr(Session, "takes_plainly", True)
+    number = place.add()
+    cancelled.note([number, number + 1])
+    seen: list[bool] = []
+    assert qg.Worker(client, {"MyJob": lambda job: seen.append(job.lost)}, queue="mail").work_one()
+    assert seen == [False]
+    assert cancelled.has(number + 1)
 
 
 # Coroutines
