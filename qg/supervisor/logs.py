@@ -15,7 +15,7 @@ from qg.failures import printable
 from qg.working.handlers import running_here
 from qg.working.runner import Runner
 
-__all__ = ["JobFields", "about_job", "set_up_logs"]
+__all__ = ["JobFields", "about_job", "formatter_of", "set_up_logs"]
 
 
 class JobFields(NamedTuple):
@@ -45,13 +45,18 @@ def about_job(fields: JobFields) -> Iterator[None]:
 def set_up_logs(log_format: str) -> None:
     """Log to standard error from INFO on, as "text" or "json", unless the application sets something else up later."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JSON() if log_format == "json" else _Text())
+    handler.setFormatter(formatter_of(log_format))
     root = logging.getLogger()
     for each in list(root.handlers):
         root.removeHandler(each)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def formatter_of(log_format: str) -> logging.Formatter:
+    """Return what writes records as "text" or "json"."""
+    return _JSON() if log_format == "json" else _Text()
 
 
 class _Text(logging.Formatter):

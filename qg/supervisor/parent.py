@@ -28,7 +28,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 30.0
 # A process that has lived for so long has no part in what failed before.
 _LONG_LIFE_SECONDS = 60.0
 # How long a child may take to end by itself after its timeout, until it is killed.
-_GRACE_SECONDS = 7.0
+_GRACE_SECONDS = 5.0
 # A child that hasn't told how it stands for so long hangs.
 _SILENT_SECONDS = 30.0
 

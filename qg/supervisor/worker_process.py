@@ -46,7 +46,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 # How often it is looked whether nothing is left to do, where the process is to end then.
 _LOOK_SECONDS = 0.1
 # How long what is abandoned may take to let go, and how long all that is done then may take.
-_LETTING_GO_SECONDS, _LAST_SECONDS = 1.0, 5.0
+_LETTING_GO_SECONDS, _LAST_SECONDS = 1.0, 3.0
 
 
 class WorkerProcess:

@@ -10,7 +10,9 @@ import pytest
 from support import Database
 
 import qg
+from qg import aio
 from qg.supervisor.application import ErrApplication, find_application
+from qg.supervisor.emptiness import nothing_is_due
 from qg.supervisor.settings import Settings
 from qg.supervisor.targets import make_targets
 
@@ -75,6 +77,23 @@ def test_a_client_is_none(dsn: str) -> None:
     with qg.Client(dsn) as client, pytest.raises(ErrApplication) as error:
         make_targets(client, Settings("app:client"))
     assert "app:client is a qg.Client, which has no threads to run" in str(error.value)
+
+
+def test_a_pool_of_coroutines_is_none(dsn: str) -> None:
+    pool = aio.WorkerPool(aio.Client(dsn), {}, 1)
+    with pytest.raises(ErrApplication) as error:
+        make_targets(pool, Settings("app:pool"))
+    assert "app:pool is a qg.aio.WorkerPool, which runs in an event loop of yours" in str(error.value)
+
+
+def test_nothing_is_due_if_the_plainest_look_finds_nothing(dsn: str, database: Database) -> None:
+    with qg.Client(dsn) as client:
+        pool = qg.WorkerPool(client, {"Note": print}, 1)
+        assert nothing_is_due(pool)
+        client.enqueue(qg.Job("Note"))
+        assert not nothing_is_due(pool)
+        assert database.locks() == []
+        assert nothing_is_due(qg.WorkerPool(client, {"Other": print}, 1, only_known_types=True))
 
 
 def test_options_reach_the_pools(dsn: str) -> None:

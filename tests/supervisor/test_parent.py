@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import Database, eventually, needs
-from working import Working, is_gone, run
+from working import Working, is_gone, run, told
 
 from qg.supervisor.running_jobs import RunningJob, RunningJobs, begin, end
 
@@ -69,6 +69,43 @@ def test_a_job_that_kills_its_process_ten_times_backs_off_and_300_others_run(
     unrecorded = len(re.findall("deaths?_unrecorded", worker.log))
     assert worker.log.count(f"it ran 1 jobs, ids {deadly}") == 10 + unrecorded
     assert worker.log.count("job_failed") == 10
+
+
+def test_a_process_that_is_still_alive_records_what_has_died_at_once(
+    work: Work, add: Add, gate: Callable[[], None], waiting, effects, database: Database
+) -> None:
+    """Its one thread is busy. That a handler ends the process with status 0 is no success."""
+    ids = add("Wait")
+    worker = work(
+        "supervised:work_map", "--processes", "2", "--threads", "1", "--interval", "0.05", "--log-format", "json"
+    )
+    waiting(1)
+    eventually(lambda: len(worker.children()) == 2)
+    ids += add("Leave")
+    worker.wait_for("process_died")
+    eventually(lambda: [row[2:] for row in database.jobs()][1] == (1, "the process died: exit status 0"))
+    (dead,) = re.findall(r"process_died number=\d pid=(\d+)", worker.log)
+    (recorded,) = [line for line in told(worker.log) if line["event"] == "job_failed"]
+    assert (recorded["job_id"], recorded["job_type"]) == (ids[1], "Leave")
+    assert recorded["process"] in set(worker.children()) - {int(dead)}
+    gate()
+    eventually(lambda: effects() == ids[:1])
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_hears_nothing_any_more_is_killed_and_nobody_is_blamed(
+    work: Work, add: Add, database: Database
+) -> None:
+    """A handler that keeps the interpreter's lock lets no other thread of its process run."""
+    (number,) = add("Clutch")
+    worker = work("supervised:work_map", "--processes", "1", "--shutdown-timeout", "0")
+    worker.wait_for("clutching")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 128 + signal.SIGTERM
+    assert "process_killed number=1" in worker.log
+    assert [(job, errors) for job, _, errors, _ in database.jobs()] == [(number, 0)]
 
 
 def test_a_death_becomes_the_error_of_the_job_with_the_usual_delay_and_in_its_history(

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -131,15 +132,21 @@ def test_health_is_asked_somewhere() -> None:
     assert "--file or --port" in asked.stderr
 
 
-def test_health_costs_little() -> None:
-    """It runs every few seconds, in each container."""
-    began = time.monotonic()
-    times = []
-    while len(times) < 3 or (min(times) > 0.3 and time.monotonic() - began < PATIENCE):
-        before = time.monotonic()
-        assert run("health", "--file", "/nowhere/at/all").returncode == 1
-        times.append(time.monotonic() - before)
-    assert min(times) < 0.3
+def test_health_costs_little_more_than_to_import_qg() -> None:
+    """It runs every few seconds, in each container. Processor time is compared, since others use this machine, too."""
+
+    def seconds(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(*command, covered=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    costs: list[float] = []
+    bare: list[float] = []
+    while len(costs) < 10 and min(costs, default=1.0) > 1.5 * min(bare, default=0.0):
+        bare.append(seconds("--version"))
+        costs.append(seconds("health", "--file", "/nowhere/at/all"))
+    assert min(costs) < 1.5 * min(bare)
 
 
 def test_a_file_that_nobody_touches_any_more_is_of_a_worker_that_is_gone(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from support import Database, Network, eventually
+from support import VERSION, Database, Network, eventually
 from working import Working, run, told
+
+from qg.control import Control
 
 Work = Callable[..., Working]
 Add = Callable[..., list[int]]
@@ -74,9 +76,22 @@ def test_it_ends_when_nothing_is_due_or_after_so_many_jobs(add: Add, dsn: str, e
     assert 5 <= len(set(effects()) & set(more)) < 30
 
 
+def test_a_paused_queue_counts_as_empty(add: Add, dsn: str, effects, database: Database) -> None:
+    add("Note")
+    with Control(dsn) as control:
+        control.pause("" if VERSION == 3 else "default", reason="a test")
+        done = run("work", "supervised:work_map", "--until-empty", QG_DSN=dsn)
+        control.resume("" if VERSION == 3 else "default")
+    assert done.returncode == 0, done.stderr
+    assert (effects(), database.count()) == ([], 1)
+
+
 def test_a_function_may_return_several_pools(work: Work, add: Add, effects) -> None:
     ids = add("Note", queue="a") + add("Note", queue="b")
     worker = work("supervised:several")
+    eventually(lambda: effects() == ids)
+    worker.signal(signal.SIGHUP)  # is ignored without a parent
+    ids += add("Note", queue="a")
     eventually(lambda: effects() == ids)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
@@ -150,7 +165,13 @@ def test_lines_in_json_say_which_job_they_are_about(add: Add, dsn: str, effects)
     assert done.returncode == 0
     assert "\x1b" not in done.stderr
     lines = {line["event"]: line for line in told(done.stderr)}
-    well, badly = lines["job_worked"], lines["job_failed"]
+    well, badly, within = lines["job_worked"], lines["job_failed"], lines["log"]
+    assert (within["message"], within["logger"], within["job_id"], within["job_type"]) == (
+        "trying",
+        "app",
+        *failed,
+        "Fail",
+    )
     assert (well["job_id"], well["job_type"], well["queue"], well["level"]) == (*worked, "Note", well["queue"], "info")
     assert well["seconds"] >= 0
     assert well["time"].endswith("Z")
