@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg2
+
 from qg.errors import QgError
 from qg.failures import one_line
 from qg.supervisor.logs import set_up_logs
@@ -61,7 +63,7 @@ def main() -> int:
 
     try:
         return process.run(begin)
-    except QgError as error:
+    except (QgError, psycopg2.Error) as error:
         sys.stderr.write(f"Error: {one_line(error)}\n")
         return 2
 

@@ -38,6 +38,9 @@ class Child:
         asked: whether it was asked to end.
         killed: whether kill() was called.
         was_ready: whether it has ever been.
+
+    Raises:
+        OSError: if no process can be started.
     """
 
     def __init__(self, number: int, settings: Settings, deaths: Sequence[Death]) -> None:
@@ -45,6 +48,7 @@ class Child:
         commands, ours = os.pipe()
         self.status, theirs = os.pipe()
         os.set_blocking(self.status, False)
+        self._speaker = Speaker(ours)
         files = (commands, theirs, memory)
         command = [sys.executable, "-m", "qg.supervisor.child", *map(str, files), settings.app, f"#{number}"]
         try:
@@ -55,11 +59,13 @@ class Child:
                 # Ctrl-C in a terminal is for the parent, which passes it on.
                 start_new_session=True,
             )
+        except OSError:
+            self._close_pipes()
+            raise
         finally:
             for file in files:
                 os.close(file)
         self.pid = self._process.pid
-        self._speaker = Speaker(ours)
         self._lines = Lines()
         self._began = self._heard_at = time.monotonic()
         self.standing: Standing | None = None
@@ -115,5 +121,8 @@ class Child:
     def close(self, status: int) -> None:
         """Note that it has ended, with this status, and close the pipes."""
         self._process.returncode = status  # or Popen would wait for it
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
         self._speaker.close()
         os.close(self.status)

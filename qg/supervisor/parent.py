@@ -121,7 +121,13 @@ class _Parent:
     def _start(self, place: _Place) -> None:
         settings = replace(self._settings, looks_at_queues=self._settings.tells_metrics and place.number == 1)
         waiting = [number for number, (_, child) in self._deaths.items() if child is None]
-        child = Child(place.number, settings, [self._deaths[number][0] for number in waiting])
+        try:
+            child = Child(place.number, settings, [self._deaths[number][0] for number in waiting])
+        except OSError as error:
+            pause = self._pause(place, 0.0)
+            place.start_at = time.monotonic() + pause
+            _logger.error("process_unstarted number=%d: %s; tried again in %g s", place.number, printable(error), pause)
+            return
         for number in waiting:
             self._deaths[number] = (self._deaths[number][0], child)
         place.child, place.start_at = child, None
@@ -239,7 +245,7 @@ class _Parent:
             self._deaths[self._died] = (Death(self._died, jobs, f"the process died: {cause}"), None)
             self._have_recorded()
         self._restarts += 1
-        pause = self._pause(place, child) if not jobs else _FIRST_PAUSE_SECONDS
+        pause = self._pause(place, child.age) if not jobs else _FIRST_PAUSE_SECONDS
         if self._signal is None:
             place.start_at = time.monotonic() + pause
             following = f"; another one starts in {pause:g} s"
@@ -255,9 +261,9 @@ class _Parent:
             printable(following),
         )
 
-    def _pause(self, place: _Place, child: Child) -> float:
+    def _pause(self, place: _Place, age: float) -> float:
         """Return how long to wait until the next process is started after one that has ended by itself: ever longer."""
-        place.failures = 0 if child.age > _LONG_LIFE_SECONDS else place.failures + 1
+        place.failures = 0 if age > _LONG_LIFE_SECONDS else place.failures + 1
         return float(min(_FIRST_PAUSE_SECONDS * 2.0 ** min(place.failures, 20), _LONGEST_PAUSE_SECONDS))
 
     def _have_recorded(self) -> None:

@@ -31,8 +31,8 @@ from qg.supervisor.standing import Standing
 from qg.supervisor.surfaces import TICK_SECONDS
 from qg.supervisor.tally import Counts, EventCounter, Tally
 from qg.supervisor.targets import Target, make_targets
+from qg.workerpool import WorkerPool
 from qg.working.oversight import PoolState
-from qg.working.threads import WakeUp
 
 __all__ = ["WorkerProcess"]
 
@@ -84,7 +84,8 @@ class WorkerProcess:
         self._ended = ended
         self._hangs_up = hangs_up
         self._next_tick = next_tick
-        self._wake_up = WakeUp()
+        # Set when it is time to end.
+        self._stopping = threading.Event()
         self._tally = Tally(settings.max_jobs, self._reach_limit)
         self._targets: list[Target] = []
         self._oversight: list[Seats] = []
@@ -95,8 +96,7 @@ class WorkerProcess:
         self._times = 0
         self._ends_now = False
         self._stage = "starting"
-        self._reasons: tuple[str, ...] = ("it is starting",)
-        self._stopping = False
+        self._outage = ""
         self._failed = False
 
     def run(self, first: Callable[[], None] = lambda: None) -> int:
@@ -154,7 +154,7 @@ class WorkerProcess:
         alarm = threading.Timer(seconds, self.end_now, (number,))
         alarm.daemon = True
         alarm.start()
-        self._stop()
+        self._stopping.set()
 
     def end_now(self, number: int) -> None:
         """Undo and release what runs, and end the process with 128 and the signal's number."""
@@ -165,7 +165,7 @@ class WorkerProcess:
         last = threading.Timer(_LAST_SECONDS, end_process, (128 + number,))
         last.daemon = True
         last.start()
-        pools = [pool for target in self._targets if (pool := target.pool) is not None]
+        pools = self._pools()
         for pool in pools:
             for job in pool.running():
                 _logger.warning(
@@ -188,10 +188,10 @@ class WorkerProcess:
 
     def look(self) -> Standing:
         """Return how the process stands."""
-        states = [pool.look() for target in self._targets if (pool := target.pool) is not None]
-        reasons = list(self._reasons)
-        if self._stage == "working":
-            reasons += _why_not_ready(states, len(self._targets))
+        states = [pool.look() for pool in self._pools()]
+        reasons = [f"it is {self._stage}"] if self._stage != "working" else _why_not_ready(states, len(self._targets))
+        if self._outage:
+            reasons.append(self._outage)
         silent = [f"workers of {each.queue!r} hang" for each in states if _hangs(each)]
         return Standing(
             live=not silent,
@@ -230,33 +230,37 @@ class WorkerProcess:
             self._reach(lambda target=target, oversight=oversight: target.start(oversight))  # type: ignore[misc]
         if self._settings.looks_at_queues:
             self._depths = Depths([target.client for target in self._targets])
-        if not self._stopping:
-            self._stage, self._reasons = "working", ()
+        self._stage = "working"
 
     def _live(self) -> None:
         """Return when it is time to end."""
-        while not self._stopping:
-            standing = self.look()
-            self._tell(standing)
-            pools = [pool for target in self._targets if (pool := target.pool) is not None]
-            states = [pool.look() for pool in pools]
-            if any(each.started and not each.alive for each in states) and not self._stopping:
-                _logger.error("workers_ended: %s", printable(_why_ended(states)))
-                self._failed = True
+        while not self._stopping.is_set():
+            self._tell(self.look())
+            states = [pool.look() for pool in self._pools()]
+            if any(each.started and not each.alive for each in states):
+                self._note_ended_workers(states)
                 return
-            if self._settings.until_empty and len(pools) == len(self._targets) and self._is_done(states):
+            if self._settings.until_empty and self._is_done(states):
                 _logger.info("queue_empty: nothing is due any more")
                 return
-            self._wake_up.wait(_LOOK_SECONDS if self._settings.until_empty else self._next_tick())
+            self._stopping.wait(_LOOK_SECONDS if self._settings.until_empty else self._next_tick())
+
+    def _note_ended_workers(self, states: list[PoolState]) -> None:
+        if not self._stopping.is_set():
+            _logger.error("workers_ended: %s", printable(_why_ended(states)))
+            self._failed = True
 
     def _is_done(self, states: list[PoolState]) -> bool:
-        if not all(each.started and each.resting for each in states):
+        if len(states) < len(self._targets) or not all(each.started and each.resting for each in states):
             return False
-        return all(nothing_is_due(pool) for target in self._targets if (pool := target.pool) is not None)
+        return all(nothing_is_due(pool) for pool in self._pools())
+
+    def _pools(self) -> list[WorkerPool]:
+        return [pool for target in self._targets if (pool := target.pool) is not None]
 
     def _drain(self) -> None:
         """Let running jobs end, and close what is open."""
-        self._stage, self._reasons = "ending", ("it is ending",)
+        self._stage = "ending"
         self._tell(self.look())
         threads = [threading.Thread(target=target.shutdown, daemon=True) for target in self._targets]
         for thread in threads:
@@ -271,29 +275,25 @@ class WorkerProcess:
             target.close()
         _logger.info("ended jobs=%d", self._tally.settled)
 
-    def _stop(self) -> None:
-        self._stopping = True
-        self._wake_up.give()
-
     def _reach_limit(self) -> None:
         _logger.info("stopping jobs=%d: that is as many as it was to do", self._tally.settled)
-        self._stop()
+        self._stopping.set()
 
     def _reach(self, act: Callable[[], _Result]) -> _Result | None:
         """Return what *act* gives, however long the database can't be reached; None if it is time to end."""
         outage = Outage(_logger)
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 result = act()
             except psycopg2.OperationalError as error:
                 outage.begin_for(self, error)
                 failures += 1
-                before, self._reasons = self._reasons, (f"the database can't be reached: {one_line(error)}",)
+                self._outage = f"the database can't be reached: {one_line(error)}"
                 self._tell(self.look())
-                self._wake_up.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
-                self._reasons = before
+                self._stopping.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
             else:
+                self._outage = ""
                 outage.end_for(self)
                 return result
         return None
