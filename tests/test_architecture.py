@@ -186,6 +186,7 @@ ORDER: dict[str, list[str]] = {
         "asking",
         "stacks",
         "emptiness",
+        "unknown_queues",
         "depths",
         "deaths",
         "worker_process",

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import psycopg2
@@ -31,6 +32,7 @@ from qg.supervisor.standing import Standing
 from qg.supervisor.surfaces import TICK_SECONDS
 from qg.supervisor.tally import Counts, EventCounter, Tally
 from qg.supervisor.targets import Target, make_targets
+from qg.supervisor.unknown_queues import warn_of_unknown
 from qg.workerpool import WorkerPool
 from qg.working.oversight import PoolState
 
@@ -227,7 +229,9 @@ class WorkerProcess:
         counter = EventCounter(self._tally, EVENTS)
         for target, oversight in zip(self._targets, self._oversight, strict=True):
             counter.attach_to(target.client.logger)
-            self._reach(lambda target=target, oversight=oversight: target.start(oversight))  # type: ignore[misc]
+            if self._settings.queues and target.pool is not None:
+                self._reach(partial(warn_of_unknown, target.client, target.pool.queue))
+            self._reach(partial(target.start, oversight))
         if self._settings.looks_at_queues:
             self._depths = Depths([target.client for target in self._targets])
         self._stage = "working"

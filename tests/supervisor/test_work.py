@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -67,9 +68,12 @@ def test_after_the_timeout_the_same_happens(work: Work, add: Add, database: Data
 
 def test_it_ends_when_nothing_is_due_or_after_so_many_jobs(add: Add, dsn: str, effects) -> None:
     ids = add("Note", 20) + add("NoteLater") + add("Fork") + add("Note", 3, queue="b")
-    done = run("work", "supervised:work_map", "-q", "", "-q", "b", "--until-empty", QG_DSN=dsn)
+    done = run("work", "supervised:work_map", "-q", "", "-q", "b", "-q", "deflaut", "--until-empty", QG_DSN=dsn)
     assert done.returncode == 0, done.stderr
     assert effects() == ids
+    (unknown,) = re.findall(r"queue_unknown: (.*)", done.stderr)
+    assert unknown.startswith("nobody knows a queue 'deflaut': no job waits in it, and nobody works it; ")
+    assert unknown.endswith("; it is worked all the same")
     more = add("Note", 30)
     done = run("work", "supervised:work_map", "--threads", "1", "--max-jobs", "5", QG_DSN=dsn)
     assert done.returncode == 0, done.stderr
