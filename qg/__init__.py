@@ -18,7 +18,7 @@ Workers in threads are :class:`WorkerPool`; the table comes from :func:`migrate`
 
 from __future__ import annotations
 
-from qg import activejob, testing
+from qg import activejob, backoff, testing
 from qg.client import Client
 from qg.database.foreign import Conner, Queryer, Txer
 from qg.database.prepared import prepare_statements
@@ -44,6 +44,7 @@ from qg.errors import (
     QgError,
 )
 from qg.job import Job
+from qg.retries import RetryPolicy, retry
 from qg.schema import migrate, schema_version
 from qg.stats import JobState, JobStats
 from qg.tables import PollStrategy
@@ -83,14 +84,17 @@ __all__ = [
     "QgError",
     "Queryer",
     "Reschedule",
+    "RetryPolicy",
     "Txer",
     "WorkFunc",
     "WorkMap",
     "Worker",
     "WorkerPool",
     "activejob",
+    "backoff",
     "migrate",
     "prepare_statements",
+    "retry",
     "schema_version",
     "testing",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from qg.backoff import Backoff, exponential
+from qg.backoff import Backoff, que_delay
 from qg.database.database import Database
 from qg.database.session import Session
 from qg.enqueuing.fields import check_queue
@@ -19,6 +19,7 @@ from qg.errors import ErrInvalidJob, ErrInvalidOption
 from qg.failures import Logger
 from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt
+from qg.retries import check_maximum_retry_count
 from qg.stats import JobState, JobStats
 from qg.tables import Row, Table, timestamp
 from qg.working.at_once import AtOnce
@@ -73,7 +74,7 @@ class Client:
         self,
         source: object,
         *,
-        backoff: Backoff = exponential,
+        backoff: Backoff = que_delay,
         maximum_retry_count: float | None = None,
         job_class: type[Job] = Job,
         run_synchronously: WorkMap | None = None,
@@ -336,10 +337,7 @@ def check_options(
     """Raise ErrInvalidOption if one of a client's options is out of bounds."""
     if not callable(backoff):
         raise ErrInvalidOption(f"backoff must be a function from error count to seconds, not {backoff!r}")
-    if maximum_retry_count is not None and not _is_count(maximum_retry_count):
-        raise ErrInvalidOption(
-            f"maximum_retry_count must be a number of retries, 0 or more, or math.inf, not {maximum_retry_count!r}"
-        )
+    check_maximum_retry_count(maximum_retry_count)
     if not (isinstance(job_class, type) and issubclass(job_class, Job)):
         raise ErrInvalidOption(f"job_class must be a subclass of qg.Job, not {job_class!r}")
     if not (logger is None or isinstance(logger, (logging.Logger, logging.LoggerAdapter))):

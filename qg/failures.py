@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import psycopg2
 from psycopg2.extensions import connection
 
-from qg.backoff import MAX_SECONDS, Backoff, exponential
+from qg.backoff import MAX_SECONDS, Backoff, que_delay
 
 __all__ = ["Logger", "PlainFailure", "describe", "headline", "one_line", "printable", "seconds_until_retry", "storable"]
 
@@ -93,7 +93,7 @@ def seconds_until_retry(backoff: Backoff, error_count: int, logger: Logger) -> f
             raise ValueError("the delay is not a number")
     except Exception:
         logger.exception("backoff_failed error_count=%d; using Que's delay instead", error_count)
-        seconds = exponential(error_count)
+        seconds = que_delay(error_count)
     return min(max(seconds, 0.0), float(MAX_SECONDS))
 
 

@@ -20,7 +20,16 @@ from qg.verdicts import Discard, Reschedule
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Job", "attempt_of", "bind", "deletes_plainly", "held_attempt_of", "locked_attempt_of", "note_row"]
+__all__ = [
+    "Job",
+    "attempt_of",
+    "bind",
+    "deletes_plainly",
+    "held_attempt_of",
+    "locked_attempt_of",
+    "note_handler",
+    "note_row",
+]
 
 
 @dataclass(eq=False, repr=False)
@@ -315,6 +324,13 @@ def locked_attempt_of(job: Job) -> Attempt:
 def bind(job: Job, attempt: Attempt | InjectedAttempt) -> None:
     """Note that *attempt* is what is being done with *job* from now on."""
     job._attempt = attempt
+
+
+def note_handler(job: Job, handler: object) -> None:
+    """Note who works *job*: what becomes of it if that fails is his to say, by :func:`qg.retry`."""
+    attempt = attempt_of(job)
+    if attempt is not None:
+        attempt.handler = handler
 
 
 def note_row(job: Job, row: Row) -> None:

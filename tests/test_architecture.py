@@ -19,9 +19,10 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # A room, or a module at the top, imports only what stands before it here; within a room likewise.
 ORDER: dict[str, list[str]] = {
-    "backoff": [],
     "errors": [],
+    "backoff": [],
     "verdicts": [],
+    "retries": [],
     "stats": [],
     "failures": [],
     "signals": [],

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qg.backoff import MAX_SECONDS, exponential, reconnect_pause
+from qg.backoff import MAX_SECONDS, que_delay, reconnect_pause
 from qg.failures import PlainFailure, describe
 from qg.tables import Statement, iso_text, timestamp
 from qg.tables.table import identifier, literal
 
 
 def test_the_delay_is_that_of_every_que() -> None:
-    assert [exponential(n) for n in (1, 2, 3, 15)] == [4, 19, 84, 50628]
+    assert [que_delay(n) for n in (1, 2, 3, 15)] == [4, 19, 84, 50628]
 
 
 @given(st.integers(1, 2**31))
 def test_the_delay_never_leaves_what_a_timestamp_can_bear(error_count: int) -> None:
-    assert exponential(error_count) <= exponential(error_count + 1) <= MAX_SECONDS
+    assert que_delay(error_count) <= que_delay(error_count + 1) <= MAX_SECONDS
 
 
 def test_reconnecting_waits_longer_each_time_up_to_the_interval() -> None:

@@ -15,7 +15,7 @@ from qg.aio.awaited import rows_in
 from qg.aio.job import Job
 from qg.aio.own_transactions import OwnTransactions
 from qg.aio.threads import Threads, run_in_own_thread
-from qg.backoff import Backoff, exponential
+from qg.backoff import Backoff, que_delay
 from qg.client import Client as SyncClient
 from qg.client import check_options, engine_of
 from qg.database.sources import source_from
@@ -61,7 +61,7 @@ class Client:
         self,
         source: object,
         *,
-        backoff: Backoff = exponential,
+        backoff: Backoff = que_delay,
         maximum_retry_count: float | None = None,
         job_class: type[SyncJob] = SyncJob,
         deadline: float | None = 60.0,

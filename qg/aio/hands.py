@@ -17,6 +17,7 @@ from qg.aio.job import Job
 from qg.errors import ErrLockLost
 from qg.failures import Logger, printable
 from qg.job import Job as SyncJob
+from qg.job import note_handler
 from qg.lookout import LOOKOUT
 from qg.signals import ends_process
 from qg.working.blocked_loop import BlockedLoop
@@ -39,7 +40,10 @@ class Handlers(Mapping[str, Callable[[Any], object]]):
         self._work_map = work_map
 
     def __getitem__(self, job_type: str) -> Callable[[Any], object]:
-        return partial(_call_plainly, self._work_map[job_type])
+        handler = self._work_map[job_type]
+        call = partial(_call_plainly, handler)
+        call.__wrapped__ = handler  # type: ignore[attr-defined]  # its retry policy is found there
+        return call
 
     def __iter__(self) -> Any:
         return iter(self._work_map)
@@ -199,6 +203,7 @@ class CoroutineHands:
         if handler is None or job is None:
             self._in_thread(held, held.run)
             return
+        note_handler(job, handler)
         try:
             returned = handler(self._make_job(job))
         except Exception as error:  # it takes no argument, for instance

@@ -11,7 +11,7 @@ from functools import partial
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from qg.backoff import Backoff, exponential
+from qg.backoff import Backoff, que_delay
 from qg.enqueuing.fields import decode
 from qg.failures import Logger, describe, headline, printable, seconds_until_retry
 from qg.job import Job, note_row
@@ -61,7 +61,7 @@ class MemoryQueue(BaseQueue):
         poll_interval: float = 5.0,
         pool_size: int = 10,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
-        backoff: Backoff = exponential,
+        backoff: Backoff = que_delay,
         logger: Logger | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
@@ -133,7 +133,7 @@ class MemoryQueue(BaseQueue):
     def _attempt(self, row: Row) -> None:
         """Run the job of *row* once and settle it, whatever the JobFunc, a logger or telemetry raises."""
         # An attempt that doesn't get as far as its settlement is repeated, and not at once.
-        again: Row | None = _put_off(row, exponential(1))
+        again: Row | None = _put_off(row, que_delay(1))
         span: JobSpan | None = None
         error: BaseException | None = None
         try:

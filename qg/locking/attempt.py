@@ -14,6 +14,7 @@ from qg.failures import describe
 from qg.forks import process_number
 from qg.locking.locked_row import LockedRow
 from qg.locking.settling import Run
+from qg.retries import policy_of
 from qg.tables import Row, Statement
 from qg.verdicts import Discard, Reschedule
 
@@ -104,6 +105,8 @@ class Attempt:
         held: whether the lock is this attempt's to release.
         entered: whether somebody is inside the job's ``with`` block.
         observer: who follows the attempt.
+        handler: who works the job, or the retry policy that holds for it; None if that isn't known.
+        given_up: whether the job was given up, as far as that is recorded.
         mutex: is held while the attempt changes; whoever needs it for longer may take it.
     """
 
@@ -114,6 +117,9 @@ class Attempt:
     _lost = False
     _settling = False
     observer: Observer | None = None
+    handler: object = None
+    given_up = False
+    _gives_up = False
 
     def __init__(self, locked: LockedRow) -> None:
         self.row: Row = locked.row
@@ -185,7 +191,7 @@ class Attempt:
 
     def set_error(self, message: str) -> None:
         """Roll back what is open, count one failure, and commit."""
-        self._locked.set_error(message)
+        self._locked.set_error(message, policy_of(self.handler), gives_up=self._gives_up)
         self._end(State.FAILED)
 
     def expire(self) -> None:
@@ -351,11 +357,14 @@ class Attempt:
             self._locked.discard()
             self._end(State.DELETED)
         else:
+            policy = policy_of(self.handler)
+            self._gives_up = policy is not None and policy.gives_up_on(error)
             set_error(describe(error))
             self._end(State.FAILED)
 
     def _end(self, state: State) -> None:
         self.row = self._locked.row
+        self.given_up = self._locked.expired
         self.state = state
 
     def _was_released_unsettled(self) -> bool:
@@ -370,6 +379,7 @@ class InjectedAttempt:
 
     row: None = None
     observer: None = None
+    handler: object = None
     forked = False
     lost = False
 

@@ -12,6 +12,7 @@ from qg.database.database import Database
 from qg.database.session import Session
 from qg.failures import Logger
 from qg.locking.row_taker import RowTaker
+from qg.retries import RetryPolicy
 from qg.tables import Table
 
 __all__ = ["LockContext"]
@@ -45,12 +46,18 @@ class LockContext:
         """Where all that happens to rows is logged."""
         return self.database.logger
 
-    def expires(self, error_count: int) -> bool:
-        """Whether a job that has failed so many times is given up."""
-        most = self.maximum_retry_count
+    def expires(self, error_count: int, policy: RetryPolicy | None) -> bool:
+        """Whether a job that has failed so many times is given up; its handler's *policy* comes first."""
+        most = self.maximum_retry_count if policy is None else policy.maximum_retry_count
+        if most is None:
+            most = self.maximum_retry_count
         if most is None:
             most = self.table.maximum_retry_count
         return most is not None and error_count > most
+
+    def backoff_of(self, policy: RetryPolicy | None) -> Backoff:
+        """Return what says how long a job waits whose handler has this *policy*."""
+        return self.backoff if policy is None or policy.backoff is None else policy.backoff
 
     def require_locks(self) -> None:
         """Raise ErrPooler if a lock was lost because transactions are pooled; no worker may go on then."""

@@ -13,6 +13,7 @@ from qg.failures import one_line, seconds_until_retry, storable
 from qg.locking.context import LockContext
 from qg.locking.row_lock import Lock
 from qg.locking.settling import SettlingRow
+from qg.retries import RetryPolicy
 from qg.tables import Row, Statement, Table, iso_text
 from qg.tables.settings import LIMIT_WAITING
 from qg.verdicts import Reschedule
@@ -42,7 +43,7 @@ class LockedRow(SettlingRow):
 
     # What is to be written together with the end of a failed attempt: a statement and its parameters.
     along: tuple[Statement, Sequence[Any]] | None = None
-    _expired = False
+    expired = False
 
     def __init__(
         self,
@@ -63,32 +64,37 @@ class LockedRow(SettlingRow):
         except psycopg2.Error as trouble:
             self.give_up_session(trouble)
 
-    def set_error(self, message: str) -> None:
+    def set_error(self, message: str, policy: RetryPolicy | None = None, *, gives_up: bool = False) -> None:
         """Roll back what is open; count one failure of this attempt with *message*, and commit.
 
         However often it is called, the attempt that began with the lock counts once. After the last
         retry the job expires, and one that has expired stays so.
+
+        Args:
+            message: the error's text.
+            policy: that of the handler, if it has one.
+            gives_up: whether the job expires at once, however many retries it has left.
         """
         count = self._count_one_error()
-        if self._expired:
+        if self.expired:
             self._record_error(count, None, message)
-        elif self._context.expires(count):
+        elif gives_up or self._context.expires(count, policy):
             self._record_error(count, None, message)
-            self._expired = True
+            self.expired = True
             self._context.logger.error("job_expired id=%d error_count=%d: it isn't tried again", self.row.id, count)
         else:
-            seconds = seconds_until_retry(self._context.backoff, count, self._context.logger)
+            seconds = seconds_until_retry(self._context.backoff_of(policy), count, self._context.logger)
             self._record_error(count, seconds, message)
 
     def expire(self) -> None:
         """Roll back what is open; count one failure of this attempt and give the job up, and commit."""
         self._record_error(self._count_one_error(), None, None)
-        self._expired = True
+        self.expired = True
 
     def reschedule(self, verdict: Reschedule) -> None:
         """Roll back what is open; set run_at as *verdict* says, and commit."""
         at = None if verdict.at is None else iso_text(verdict.at)
-        params = (at, verdict.after, self.row.id, self._expired)
+        params = (at, verdict.after, self.row.id, self.expired)
         self._write_anew(lambda: self._keep(self._run("reschedule", params), "reschedule it"))
 
     def discard(self) -> None:
@@ -209,8 +215,8 @@ class LockedRow(SettlingRow):
                 self._log_moved_on()
                 return
             if not changed:
-                changed = self._run("set_error_by_id", (*change, self.row.id, self._expired))
-                if changed and not self._expired:
+                changed = self._run("set_error_by_id", (*change, self.row.id, self.expired))
+                if changed and not self.expired:
                     self._log_edited("marked as failed")
             self._keep(changed, "record its error")
 

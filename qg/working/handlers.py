@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
 from qg.forks import end_if_forked, process_number
-from qg.job import Job
+from qg.job import Job, note_handler
 from qg.working.coroutine import HandlerCoroutine
 from qg.working.event_loop import HandlerLoop, run_by_itself
 
@@ -80,6 +80,7 @@ def call_handler(work_map: WorkMap, job: Job) -> None:
     handler = work_map.get(job.type)
     if handler is None:
         raise unknown_type(job)
+    note_handler(job, handler)
     run_handler(job, handler, job)
 
 
