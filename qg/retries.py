@@ -79,6 +79,11 @@ class RetryPolicy:
         """Whether a job expires at once whose handler has raised *error*."""
         return isinstance(error, self.give_up_on)
 
+    def gives_up(self, error: BaseException, error_count: int) -> bool:
+        """Whether a job expires that has failed so many times, at last with *error*; as far as this policy says it."""
+        most = self.maximum_retry_count
+        return self.gives_up_on(error) or (most is not None and error_count > most)
+
 
 def retry(
     _handler: None = None,

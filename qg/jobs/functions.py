@@ -8,12 +8,13 @@ import threading
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from qg.jobs.context import Context
 from qg.jobs.errors import ErrInvalidJobFunc, ErrInvalidJobType
 from qg.jobs.payloads import PayloadT, PayloadType, payload_type
+from qg.retries import RetryPolicy, policy_of
 
 __all__ = ["Function", "Functions", "JobFunc"]
 
@@ -24,10 +25,16 @@ run to its end first. Raising means failure and a retry. Mirrors Go's ``JobFunc`
 
 @dataclass(frozen=True)
 class Function:
-    """A JobFunc, and the type of its payload."""
+    """A JobFunc, the type of its payload, and the retry policy that it was registered with."""
 
     call: Callable[[Context, Any], object]
     takes: PayloadType
+    retry: RetryPolicy | None = None
+
+    @property
+    def policy(self) -> RetryPolicy | None:
+        """The retry policy that holds: the one that it was registered with, or else its own."""
+        return self.retry or policy_of(self.call)
 
 
 class Functions:
@@ -37,13 +44,13 @@ class Functions:
         self._mutex = threading.RLock()
         self._by_type: dict[str, Function] = {}
 
-    def add(self, fn: object) -> None:
-        """Add *fn*, which takes a context and a payload.
+    def add(self, fn: object, retry: RetryPolicy | None = None) -> None:
+        """Add *fn*, which takes a context and a payload, with a policy that comes before its own.
 
         Raises:
             ErrInvalidJobFunc: if *fn* takes something else, or if its payload's type has a function already.
         """
-        function = _checked(fn)
+        function = replace(_checked(fn), retry=retry)
         name = function.takes.name
         with self._mutex:
             if name in self._by_type:

@@ -18,7 +18,7 @@ from qg.jobs.context import JobScope
 from qg.jobs.envelope import git_hash, json_of
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Functions
-from qg.jobs.job_func import read_envelope, run_job_func
+from qg.jobs.job_func import raised_by_job_func, read_envelope, run_job_func
 from qg.jobs.tables import JobsTables
 from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.tables import Statement
@@ -99,6 +99,10 @@ class AttemptHistory:
         """Return the history row of an attempt that failed."""
         text = headline(error) if isinstance(error, (Reschedule, Discard)) else describe(error)
         return self._tables.insert_attempts, (f"[{self._history(storable(text, conn))}]",)
+
+    def raised(self, error: BaseException) -> BaseException:
+        """Return what the JobFunc has raised, if *error* was made of that."""
+        return raised_by_job_func(error)
 
     def success(self) -> tuple[Statement, str] | None:
         """Return the history row of an attempt that succeeded; None if run() has written it."""

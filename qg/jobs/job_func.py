@@ -6,7 +6,7 @@ from contextvars import copy_context
 from typing import Any
 
 from qg.failures import Logger, PlainFailure, headline
-from qg.job import Job
+from qg.job import Job, note_handler
 from qg.jobs.context import CTX_JOB_ID, Context, JobLogger, JobScope, current_scope, current_tx, current_user
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
@@ -14,7 +14,7 @@ from qg.jobs.functions import Function, Functions
 from qg.verdicts import Discard, Reschedule
 from qg.working.handlers import run_handler, unknown_type
 
-__all__ = ["read_envelope", "run_job_func"]
+__all__ = ["raised_by_job_func", "read_envelope", "run_job_func"]
 
 
 def read_envelope(job: Job) -> PersistencePayload | None:
@@ -53,6 +53,7 @@ def run_job_func(
         function = functions.get(job.type)
         if function is None:
             raise unknown_type(job)
+        note_handler(job, function.retry or function.call)
         envelope = envelope or PersistencePayload.read(job.args)
         payload = function.takes.decode(envelope.job_data)
         context = Context(
@@ -72,6 +73,12 @@ def run_job_func(
         raise ErrJobFuncFailed(headline(error)) from error
     finally:
         scope.end()
+
+
+def raised_by_job_func(error: BaseException) -> BaseException:
+    """Return what the JobFunc has raised, if run_job_func() has made *error* of that; otherwise *error* itself."""
+    cause = error.__cause__ if isinstance(error, ErrJobFuncFailed) else None
+    return cause if cause is not None and str(error) == headline(cause) else error
 
 
 def _call(job: Job, function: Function, context: Context, payload: Any, scope: JobScope) -> None:

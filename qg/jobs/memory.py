@@ -18,7 +18,7 @@ from qg.job import Job, note_row
 from qg.jobs.context import JobScope
 from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrInvalidQueueOpt
-from qg.jobs.job_func import read_envelope, run_job_func
+from qg.jobs.job_func import raised_by_job_func, read_envelope, run_job_func
 from qg.jobs.memory_schedules import MemorySchedules
 from qg.jobs.memory_store import MemoryStore, utc_now
 from qg.jobs.queue import BaseQueue, Options
@@ -42,7 +42,7 @@ class MemoryQueue(BaseQueue):
     Jobs are stored as JSON and read back, so that what works here works in PostgreSQL. A job waits
     as long as its type has no function. In a JobFunc ``ctx.tx`` is None; the jobs that it enqueues
     are dropped if it fails. With ``tx=`` or in transaction() jobs are enqueued at once, since no
-    transaction reaches into memory.
+    transaction reaches into memory. A job is given up if its function's retry policy says so, and is gone then.
 
     Args:
         queue, poll_interval, pool_size, poll_strategy, meter_provider, tracer_provider: as for
@@ -172,7 +172,13 @@ class MemoryQueue(BaseQueue):
         if isinstance(error, Reschedule):
             return row._replace(run_at=iso_text(error.at)) if error.at else _put_off(row, error.after or 0)
         count = row.error_count + 1
-        seconds = seconds_until_retry(self._backoff, count, self._logger)
+        function = self._functions.get(row.type)
+        policy = function.policy if function is not None else None
+        if policy is not None and policy.gives_up(raised_by_job_func(error), count):
+            self._logger.error("job_expired id=%d error_count=%d: it isn't tried again", row.id, count)
+            return None
+        backoff = self._backoff if policy is None or policy.backoff is None else policy.backoff
+        seconds = seconds_until_retry(backoff, count, self._logger)
         return _put_off(row, seconds)._replace(error_count=count, last_error=describe(error))
 
     def _log(self, row: Row, error: BaseException | None) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from qg.jobs.context import Context
 from qg.jobs.payloads import Payload, PayloadT
+from qg.retries import RetryPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,9 +34,19 @@ class NoopQueue:
         """Forget *job*; return no ids."""
         return []
 
-    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
+    @overload
+    def register_job_func(
+        self, fn: Callable[[Context, PayloadT], _Result], *, retry: RetryPolicy | None = None
+    ) -> Callable[[Context, PayloadT], _Result]: ...
+
+    @overload
+    def register_job_func(
+        self, *, retry: RetryPolicy
+    ) -> Callable[[Callable[[Context, PayloadT], _Result]], Callable[[Context, PayloadT], _Result]]: ...
+
+    def register_job_func(self, fn: Any = None, *, retry: RetryPolicy | None = None) -> Any:
         """Return *fn*, which will never be run."""
-        return fn
+        return fn if fn is not None or retry is None else self.register_job_func
 
     def schedule(self, spec: str, job: Payload) -> None:
         """Forget *job*."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, overload, runtime_checkable
 
 from qg.jobs.context import Context
 from qg.jobs.payloads import Payload, PayloadT
+from qg.retries import RetryPolicy
 
 __all__ = ["Enqueuer", "Queue", "Scheduler"]
 
@@ -36,8 +37,17 @@ class Scheduler(Protocol):
 class Queue(Enqueuer, Scheduler, Protocol):
     """What takes jobs and schedules, and runs functions for them. Mirrors Go's ``Queue``."""
 
-    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
+    @overload
+    def register_job_func(
+        self, fn: Callable[[Context, PayloadT], _Result], *, retry: RetryPolicy | None = None
+    ) -> Callable[[Context, PayloadT], _Result]:
         """Run *fn* for the jobs of its payload type."""
+
+    @overload
+    def register_job_func(
+        self, *, retry: RetryPolicy
+    ) -> Callable[[Callable[[Context, PayloadT], _Result]], Callable[[Context, PayloadT], _Result]]:
+        """Run the function that this decorates for the jobs of its payload type."""
 
     def start(self) -> None:
         """Begin to work."""

@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from qg.enqueuing.fields import check_queue, draft_of
 from qg.errors import ErrInvalidJob, ErrInvalidOption, ErrUnusable, QgError
@@ -22,6 +23,7 @@ from qg.jobs.drafts import Schedule, ctx_here, draft
 from qg.jobs.envelope import git_hash
 from qg.jobs.errors import (
     ErrEnqueueFailed,
+    ErrInvalidJobFunc,
     ErrInvalidJobOpt,
     ErrInvalidQueueOpt,
     ErrRegisterJobFuncFailed,
@@ -31,6 +33,7 @@ from qg.jobs.errors import (
 from qg.jobs.functions import Functions
 from qg.jobs.payloads import Payload, PayloadT, payloads_in
 from qg.jobs.telemetry import Telemetry
+from qg.retries import RetryPolicy
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
 from qg.working.options import WorkOptions
@@ -167,21 +170,36 @@ class BaseQueue(ABC):
                 self._telemetry.count_enqueued([takes.name for takes, _ in payloads], success=success)
         return ids
 
-    def register_job_func(self, fn: Callable[[Context, PayloadT], _Result]) -> Callable[[Context, PayloadT], _Result]:
+    @overload
+    def register_job_func(
+        self, fn: Callable[[Context, PayloadT], _Result], *, retry: RetryPolicy | None = None
+    ) -> Callable[[Context, PayloadT], _Result]: ...
+
+    @overload
+    def register_job_func(
+        self, *, retry: RetryPolicy
+    ) -> Callable[[Callable[[Context, PayloadT], _Result]], Callable[[Context, PayloadT], _Result]]: ...
+
+    def register_job_func(self, fn: Any = None, *, retry: RetryPolicy | None = None) -> Any:
         """Run *fn* for each job of its payload type, and return it, so that this can decorate.
 
         Mirrors Go's ``RegisterJobFunc``; a queue that works already isn't restarted.
 
         Args:
             fn: a function of (context, payload) whose second parameter is annotated with the
-                payload's class. It may be ``async``.
+                payload's class. It may be ``async``. Without it, a decorator is returned.
+            retry: what :func:`qg.retry` returns; it comes before a policy that *fn* was decorated with.
 
         Raises:
             ErrInvalidJobFunc: if it isn't such a function, or if the type has one already.
             ErrRegisterJobFuncFailed: after shutdown().
         """
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ErrInvalidJobFunc(f"retry must be what qg.retry() returns, not {retry!r}")
         self._require_usable(ErrRegisterJobFuncFailed)
-        self._functions.add(fn)
+        if fn is None and retry is not None:
+            return partial(self.register_job_func, retry=retry)
+        self._functions.add(fn, retry)
         self._begin_soon()
         self._announce_functions()
         return fn

@@ -65,6 +65,9 @@ class Observer(Protocol):
     def record(self, error: BaseException, conn: connection) -> tuple[Statement, Sequence[Any]]:
         """Return what to write on *conn* in the transaction that records *error*."""
 
+    def raised(self, error: BaseException) -> BaseException:
+        """Return what the handler has raised, where *error* was made of that."""
+
     def success(self) -> tuple[Statement, str] | None:
         """Return what to write in the transaction that deletes the job as worked; None if it is written already.
 
@@ -245,6 +248,10 @@ class Attempt:
                     job.finish() if self.state is State.FINISHED else job.delete()
                 self._locked.commit()
 
+    def raised(self, error: BaseException) -> BaseException:
+        """Return what the handler has raised, where *error* was made of that by whoever follows the attempt."""
+        return error if self.observer is None else self.observer.raised(error)
+
     def hand_in(self) -> LockedRow | None:
         """Part with the row if all that is left to do is its deletion, in no transaction of the handler's.
 
@@ -358,7 +365,7 @@ class Attempt:
             self._end(State.DELETED)
         else:
             policy = policy_of(self.handler)
-            self._gives_up = policy is not None and policy.gives_up_on(error)
+            self._gives_up = policy is not None and policy.gives_up_on(self.raised(error))
             set_error(describe(error))
             self._end(State.FAILED)
 

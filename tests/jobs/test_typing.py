@@ -30,6 +30,7 @@ import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import assert_type
 
+import qg
 from qg import jobs
 
 
@@ -109,6 +110,13 @@ func: jobs.JobFunc[Dataclass] = on_dataclass
 assert_type(on_dataclass(ctx, Dataclass(7)), None)
 assert_type(on_struct(ctx, Struct(7)), int)
 assert_type(queue.register_job_func(Handler().method)(ctx, Struct(7)), bool)
+@queue.register_job_func(retry=qg.retry(maximum_retry_count=5, give_up_on=(ValueError, KeyError)))
+@qg.retry(backoff=qg.backoff.exponential(factor=2), give_up_on=ValueError)
+def on_retried(ctx: jobs.Context, job: Struct) -> int: return 7
+assert_type(on_retried(ctx, Struct(7)), int)
+queue.register_job_func(on_struct, retry=5)  # refused
+qg.retry(maximum_retry_count="5")  # refused
+qg.retry(on_struct)  # refused
 kept: Callable[[jobs.Context, Attrs], Coroutine[Any, Any, str]] = on_attrs
 on_struct(ctx, Dataclass(7))  # refused
 on_struct(ctx)  # refused
