@@ -14,7 +14,7 @@ from opentelemetry.trace import TracerProvider
 from qg.client import Client, engine_of
 from qg.database.session import Session
 from qg.failures import Logger
-from qg.job import Job
+from qg.job import Job, note_handler
 from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
 from qg.jobs.history import AttemptHistory
@@ -112,8 +112,14 @@ class PostgresJobs(BaseQueue):
         return self._work_map
 
     def follow(self, job: Job) -> None:
-        """Keep a history of an attempt at *job*, which is locked, and which somebody else has begun and will end."""
+        """Keep a history of an attempt at *job*, which is locked, and which somebody else has begun and will end.
+
+        The retry policy is that of the function which works it.
+        """
         AttemptHistory(job, self._tables, self._telemetry, self._logger)
+        function = self._functions.get(job.type)
+        if function is not None:
+            note_handler(job, function.retry or function.call)
 
     def _store(self, drafts: list[Job], tx: object) -> list[int]:
         if len(drafts) == 1:

@@ -70,7 +70,7 @@ class Seat:
     @contextmanager
     def settled(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> Iterator[None]:
         """Count what became of *job*; within the block it is logged."""
-        self._tally.count_job(job.queue, job.type, outcome_of(attempt.state, error), seconds)
+        self._tally.count_job(job.queue, job.type, outcome_of(attempt, error), seconds)
         trace_id = None if attempt.observer is None else attempt.observer.trace_id
         with about_job(JobFields(attempt.row.id, job.type, job.queue, seconds, error, trace_id)):
             yield

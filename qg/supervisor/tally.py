@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qg.failures import Logger
-from qg.locking.attempt import State
+from qg.locking.attempt import Attempt, State
 from qg.verdicts import Discard
 
 __all__ = ["BOUNDS_SECONDS", "Counts", "EventCounter", "Tally", "outcome_of"]
@@ -146,14 +146,14 @@ class EventCounter(logging.Handler):
             plain.addHandler(self)
 
 
-def outcome_of(state: State, error: BaseException | None) -> str:
+def outcome_of(attempt: Attempt, error: BaseException | None) -> str:
     """Return what became of a job, in a word."""
-    if state is State.GONE:
+    if attempt.state is State.GONE:
         return "gone"
     if isinstance(error, Discard):
         return "discarded"
-    if state is State.RESCHEDULED:
+    if attempt.state is State.RESCHEDULED:
         return "rescheduled"
-    if state is State.EXPIRED:
+    if attempt.state is State.EXPIRED or attempt.given_up:
         return "expired"
-    return "worked" if error is None and state is not State.FAILED else "failed"
+    return "worked" if error is None and attempt.state is not State.FAILED else "failed"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from qg.client import Client
 from qg.errors import ErrInvalidOption
-from qg.job import Job
+from qg.job import Job, note_handler
 from qg.supervisor.application import ErrApplication, is_queue, what_it_is
 from qg.supervisor.settings import Settings
 from qg.workerpool import WorkerPool
@@ -37,7 +37,7 @@ class Target(Protocol):
         """The workers; None before there are any."""
 
     def follow(self, job: Job) -> None:
-        """Keep a history, if there is one, of an attempt at *job* that somebody else has begun and will end."""
+        """Note who works *job*, and keep its history if there is one: somebody else will end the attempt."""
 
     def start(self, oversight: Oversight) -> None:
         """Begin to work.
@@ -65,7 +65,8 @@ class _Pool:
         self._owned = owned
 
     def follow(self, job: Job) -> None:
-        """Nothing: there is no history."""
+        """Note who works *job*, whose retry policy holds."""
+        note_handler(job, self.work_map.get(job.type))
 
     def start(self, oversight: Oversight) -> None:
         """Begin to work."""
@@ -97,7 +98,7 @@ class _Queue:
         return pool
 
     def follow(self, job: Job) -> None:
-        """Keep the history of an attempt at *job*."""
+        """Note who works *job*, and keep the history of the attempt."""
         self._queue.follow(job)
 
     def start(self, oversight: Oversight) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 import psycopg2
 import pytest
-from support import on_versions
+from support import needs, on_versions
 
 import qg
 from qg.control import Control, State
@@ -18,6 +19,11 @@ from qg.supervisor.seats import Seats
 from qg.supervisor.settings import Settings
 from qg.supervisor.tally import Tally
 from qg.supervisor.targets import make_targets
+
+
+@dataclass(frozen=True)
+class Once:
+    pass
 
 
 def nothing(job: qg.Job) -> None: ...
@@ -66,6 +72,30 @@ def test_the_delay_and_the_last_retry_are_those_of_the_application(make_database
         job = control.job(number).job
         assert job is not None
         assert job.state is State.EXPIRED
+
+
+def test_the_retry_policy_is_that_of_the_handler(make_database: Callable[..., str]) -> None:
+    """Of a function of qg.jobs, too."""
+    jobs = needs("qg.jobs")
+    dsn = make_database()
+    jobs.migrate(dsn)
+    never = qg.retry(maximum_retry_count=0)
+    tally = Tally(None, nothing)  # type: ignore[arg-type]
+    with qg.Client(dsn) as client, Control(dsn) as control, jobs.PostgresJobs(client, poll_interval=60) as queue:
+
+        @queue.register_job_func(retry=never)
+        def once(ctx: jobs.Context, job: Once) -> None: ...
+
+        pool = qg.WorkerPool(client, {"Once": never(lambda job: None)}, 1)
+        targets = [make_targets(each, Settings("app"))[0] for each in (pool, queue)]
+        ids = [client.enqueue(qg.Job("Once")).id, *queue.enqueue(Once())]
+        dead = [RunningJob(place, number, 0) for place, number in enumerate(ids)]
+        record_deaths(targets, [Seats(place, RunningJobs(), tally) for place in (0, 1)], dead, "the process died")
+        for number in ids:
+            job = control.job(number).job
+            assert job is not None
+            assert job.state is State.EXPIRED
+    assert {outcome for _, _, outcome in tally.counts().jobs} == {"expired"}
 
 
 def test_a_session_that_the_server_hasn_t_missed_yet_is_ended(
