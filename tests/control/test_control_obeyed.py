@@ -117,6 +117,7 @@ def test_what_runs_when_its_queue_is_paused_ends_and_what_waits_is_let_go(
         control.pause("mail")
         gate.opened.set()
         eventually(lambda: place.locks() == [])
+        wait_for_looks()
         eventually(lambda: len(place.ids()) == 6 - len(gate.begun))
         left = place.ids()
         assert ids[0] not in left
