@@ -122,14 +122,14 @@ def test_its_handler_deletes_the_job_in_the_transaction_of_the_orm(project: Path
         project,
         "import qg\n"
         "from django.db import transaction\n"
-        "from shop.jobs import HANDLERS\n"
+        "from shop.jobs import WORK_MAP\n"
         "from shop.queue import dsn\n"
         "from shop.services import sign_up\n"
         "sign_up('a@example.org')\n"
         "def in_block_that_fails(job):\n"
         "    try:\n"
         "        with transaction.atomic():\n"
-        "            HANDLERS['Welcome'](job)\n"
+        "            WORK_MAP['Welcome'](job)\n"
         "            raise LookupError\n"
         "    except LookupError:\n"
         "        pass\n"
@@ -146,17 +146,17 @@ def test_its_handlers_get_a_new_connection_after_the_old_one_is_gone(project: Pa
         project,
         "import qg\n"
         "from django.db import connection\n"
-        "from shop.jobs import HANDLERS, WORK_MAP, with_django\n"
+        "from shop.jobs import WORK_MAP, with_django\n"
         "from shop.queue import dsn\n"
         "from shop.services import sign_up\n"
         "sign_up('a@example.org'), sign_up('b@example.org')\n"
         "connection.settings_dict['CONN_MAX_AGE'] = 60\n"
         "def dies(job):\n"
-        "    HANDLERS['Welcome'](job)\n"
+        "    WORK_MAP['Welcome'](job)\n"
         "    connection.cursor().execute('SELECT pg_terminate_backend(pg_backend_pid())')\n"
         "with qg.Client(dsn()) as client:\n"
-        "    for handler in (with_django(dies), WORK_MAP['Welcome']):\n"
-        "        qg.Worker(client, {'Welcome': handler}).work_one()\n",
+        "    for handler in (dies, WORK_MAP['Welcome']):\n"
+        "        qg.Worker(client, {'Welcome': handler}, middleware=[with_django]).work_one()\n",
     )
     assert "job_worked id=2" in output
     assert app.query("SELECT welcomed FROM shop_customer") == [(True,), (True,)]
