@@ -19,6 +19,9 @@ __all__ = ["LOOK_SECONDS", "PausedQueues"]
 LOOK_SECONDS = 1.5
 """How often it is looked which queues are paused."""
 
+# How long whoever comes second waits for the first look of all, so that nobody works a paused queue for a start.
+_FIRST_LOOK_SECONDS = 0.25
+
 
 class PausedQueues:
     """Which queues are paused, as far as is known. One for each client; safe to use from any thread.
@@ -36,6 +39,8 @@ class PausedQueues:
         self._paused: frozenset[str] = frozenset()
         self._look_at = 0.0
         self._has_looked = False
+        # What was asked for last by look_soon(), and what the last look has seen to: each a new object.
+        self._asked = self._answered = object()
         # The schema whose table is known to be there, and readable.
         self._readable_in: str | None = None
         self._refusal_logged = False
@@ -43,35 +48,35 @@ class PausedQueues:
     @property
     def overdue(self) -> bool:
         """Whether it is time to look. Costs no message."""
-        return time.monotonic() >= self._look_at
+        return self._asked is not self._answered or time.monotonic() >= self._look_at
 
     def look_soon(self) -> None:
-        """Let it be time to look: somebody has told that there is something to see."""
-        self._look_at = 0.0
+        """Let it be time to look: somebody has told that there is something to see, after the look that goes on now."""
+        self._asked = object()
 
     def has(self, queue: str, table: Table) -> bool:
         """Whether *queue* was paused when somebody looked last. Costs no message."""
         return table.queue_name(queue) in self._paused
 
-    def look(self, session: Session, table: Table) -> bool:
-        """Look which queues are paused, and return whether others are than before.
+    def look(self, session: Session, table: Table) -> None:
+        """Look which queues are paused.
 
-        One message on *session*, which must be idle, outside any transaction; a second one at first. If another thread
-        looks just then, this does nothing; but for the first time, when it waits for that.
+        One message on *session*, which must be idle, outside any transaction; a second one at first. The session may
+        hold the locks of many jobs, so it waits a tenth of a second at the most where somebody has locked the table;
+        what was known holds on then. If another thread looks just then, this does nothing; but for the first time,
+        when it waits a moment for that.
 
         Raises:
             psycopg2.Error: if the session fails. What the table, or its absence, or a lack of rights has to do
                 with isn't raised: then no queue is paused.
         """
-        if not self._mutex.acquire(blocking=not self._has_looked):
-            return False
+        if not self._mutex.acquire(timeout=0 if self._has_looked else _FIRST_LOOK_SECONDS):
+            return
         try:
-            if not self.overdue:
-                return False
-            look_at = time.monotonic() + LOOK_SECONDS
-            before, self._paused = self._paused, self._find(session, table)
-            self._look_at, self._has_looked = look_at, True
-            return before != self._paused
+            if self.overdue:
+                asked, look_at = self._asked, time.monotonic() + LOOK_SECONDS
+                self._paused = self._find(session, table)
+                self._answered, self._look_at, self._has_looked = asked, look_at, True
         finally:
             self._mutex.release()
 
@@ -86,6 +91,8 @@ class PausedQueues:
                     return self._find_nothing()
                 self._readable_in = table.schema
             return frozenset(table.queue_name(queue) for (queue,) in session.run(pauses.paused))
+        except psycopg2.errors.LockNotAvailable:  # VACUUM FULL, say, or somebody who waits for it
+            return self._paused
         except psycopg2.ProgrammingError as error:  # dropped, or a right was revoked
             if not isinstance(error, psycopg2.errors.UndefinedTable):
                 self._log_refusal(session, table, one_line(error))

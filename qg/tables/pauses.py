@@ -61,7 +61,7 @@ class Pauses:
 
     # (schema) -> one row if the table is there: whether this role may read it.
     readable: Statement
-    # () -> the paused queues.
+    # () -> the paused queues; fails if somebody has locked the table.
     paused: Statement
     # () -> the pauses.
     all: Statement
@@ -86,7 +86,7 @@ JOIN pg_catalog.pg_class AS paused ON relnamespace = space.oid AND relname = 'qg
 WHERE nspname = $1::text
 """
         ),
-        paused=Statement(f"SELECT queue FROM {table} WHERE {_HOLDS}"),
+        paused=Statement(f"SELECT queue FROM {table} WHERE {_HOLDS}", gives_up_soon=True),
         all=Statement(f"SELECT {pause} FROM {table} WHERE {_HOLDS} ORDER BY queue"),
         pause=Statement(
             f"""

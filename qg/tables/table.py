@@ -191,6 +191,9 @@ class Statement:
     # Whether it is to follow an index, and neither to read nor to sort all that there is. The planner may know nothing
     # yet of a table that has grown, or know it as it was. Holds where it is run by itself, too.
     by_index: bool = False
+    # Whether it is to fail, and not to wait for longer than a tenth of a second, where somebody has locked a table. As
+    # the others.
+    gives_up_soon: bool = False
 
     @property
     def prepare_sql(self) -> str:
@@ -238,7 +241,8 @@ class Statement:
         off = ["jit"] if self.without_jit else []
         if self.by_index:
             off += ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"]
-        return "".join(f"SET LOCAL {name} = off; " for name in off)
+        patience = "SET LOCAL lock_timeout = 100; " if self.gives_up_soon else ""  # ms
+        return patience + "".join(f"SET LOCAL {name} = off; " for name in off)
 
 
 @dataclass(frozen=True)

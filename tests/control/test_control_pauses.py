@@ -17,6 +17,7 @@ import qg
 from qg.control import Control
 from qg.database.paused import PausedQueues
 from qg.database.session import Session
+from qg.tables import Statement
 
 every_version = on_versions(3, 4, 5, 6, 7)
 old_and_new = on_versions(3, 7)
@@ -196,22 +197,22 @@ def test_paused_queues_are_looked_up_now_and_then_and_known_meanwhile(
     monkeypatch.setattr("qg.database.paused.time.monotonic", lambda: now[0])
     paused, table = PausedQueues(client.logger), table_of(client)
     assert paused.overdue
-    assert not paused.look(session, table)
+    paused.look(session, table)
     assert not paused.overdue
     control.pause("", even_if_unknown=True)
     assert not paused.has("", table)
     now[0] += 1.6
     assert paused.overdue
-    assert paused.look(session, table)
+    paused.look(session, table)
     assert paused.has("", table)
     assert paused.has("default", table)
     assert not paused.has("mail", table)
     assert not paused.overdue
-    assert not paused.look(session, table)
+    paused.look(session, table)
     paused.look_soon()
     assert paused.overdue
     control.resume("")
-    assert paused.look(session, table)
+    paused.look(session, table)
     assert not paused.has("", table)
 
 
@@ -241,7 +242,7 @@ def test_who_may_not_look_says_so_once_with_the_grant_and_looks_again(
             paused = PausedQueues(client.logger)
             for _ in range(2):
                 paused.look_soon()
-                assert not paused.look(session, table)
+                paused.look(session, table)
             (line,) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("pauses_unseen")]
             assert line == (
                 "pauses_unseen: permission denied for table public.qg_queues; who works here goes on when a queue is "
@@ -249,11 +250,11 @@ def test_who_may_not_look_says_so_once_with_the_grant_and_looks_again(
             )
             place.query(f"GRANT SELECT ON qg_queues TO {role_of(dsn)}")
             paused.look_soon()
-            assert paused.look(session, table)
+            paused.look(session, table)
             assert paused.has("mail", table)
             place.query(f"REVOKE SELECT ON qg_queues FROM {role_of(dsn)}")
             paused.look_soon()
-            assert paused.look(session, table)
+            paused.look(session, table)
             assert not paused.has("mail", table)
             session.give_back()
 
@@ -267,15 +268,62 @@ def test_without_the_table_nothing_is_paused_and_it_is_found_when_it_comes(
         place.query("DROP TABLE qg_queues")
         for _ in range(2):
             paused.look_soon()
-            assert not paused.look(session, table)
+            paused.look(session, table)
         qg.migrate(place.dsn)
         with Control(place.dsn) as control:
             control.pause("mail", even_if_unknown=True)
         paused.look_soon()
-        assert paused.look(session, table)
+        paused.look(session, table)
         assert paused.has("mail", table)
         assert "pauses_unseen" not in caplog.text
         session.give_back()
+
+
+@every_version
+def test_a_look_waits_for_nobody_who_has_locked_the_table(
+    place: Place, control: Control, client: qg.Client, session: Session
+) -> None:
+    """The session may hold the locks of a hundred jobs, and is given up when it waits for too long."""
+    paused, table = PausedQueues(client.logger), table_of(client)
+    control.pause("mail", even_if_unknown=True)
+    paused.look(session, table)
+    with closing(place.connect()) as conn:
+        conn.cursor().execute("LOCK TABLE qg_queues")
+        paused.look_soon()
+        paused.look(session, table)
+        assert paused.has("mail", table)
+        assert not paused.overdue
+        conn.rollback()
+    assert session.run(Statement("SHOW lock_timeout")) == [("0",)]
+    control.resume("mail")
+    paused.look_soon()
+    paused.look(session, table)
+    assert not paused.has("mail", table)
+
+
+def test_nobody_waits_for_long_while_another_thread_looks(client: qg.Client, session: Session) -> None:
+    paused, table = PausedQueues(client.logger), table_of(client)
+    with paused._mutex:
+        paused.look(session, table)  # the first look of all, which is waited for a moment
+        assert paused.overdue
+    paused.look(session, table)
+    paused.look_soon()
+    with paused._mutex:
+        paused.look(session, table)
+        assert paused.overdue
+
+
+def test_what_is_told_during_a_look_is_looked_at_afterwards(
+    client: qg.Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, table = PausedQueues(client.logger), table_of(client)
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *given: (run(*given), paused.look_soon())[0])
+    paused.look(session, table)
+    assert paused.overdue
+    monkeypatch.undo()
+    paused.look(session, table)
+    assert not paused.overdue
 
 
 def test_a_session_that_fails_says_so(client: qg.Client, place: Place) -> None:
