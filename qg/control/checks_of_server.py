@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from qg.control.patient import Patient
 from qg.control.reports import Finding, Severity
 from qg.errors import ErrPooler
+from qg.failures import one_line
 from qg.tables import timestamp
 from qg.tables.checks import CLOCK, OPEN_SCHEMAS, SNAPSHOTS
 
@@ -31,12 +32,19 @@ _MOST_SKEW_SECONDS = 2.0
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
-    """Find a pooler that takes locks away."""
+    """Find a pooler that takes locks away. That takes a second connection, or a third."""
+    untold = "it isn't known whether a pooler in between takes locks away"
+    if patient.database.spare == 0:
+        seen = f"{untold}: the source has no second connection to spare"
+        yield Finding(_INFO, "pooler", seen, "check with a source that has two more")
+        return
     try:
         patient.database.lease().give_back()
     except ErrPooler as error:
         seen, _, mend = str(error).partition("; ")
         yield Finding(_ERROR, "pooler", seen, mend)
+    except Exception as error:  # of psycopg2 or of the source: no connection more, say, or a right that is missing
+        yield Finding(_INFO, "pooler", f"{untold}: {one_line(error)}", "mend what it says, and check again")
 
 
 def check_writing(patient: Patient) -> Iterator[Finding]:

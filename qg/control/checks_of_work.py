@@ -68,15 +68,23 @@ def check_queues(patient: Patient) -> Iterator[Finding]:
         if pool.alive:
             known.setdefault(patient.table.queue_name(pool.queue), set()).update(pool.types)
     worked = {*known, *(queue for worker in patient.workers for queue in worker.queues)}
-    if unworked := sorted({queue for queue, _ in patient.due} - worked):
-        seen = f"jobs are due in the queues {_some(list(map(repr, unworked)))}, which nobody works"
-        yield Finding(_WARNING, "queues", seen, "start a worker for each, or move the jobs")
+    unworked = sorted({queue for queue, _ in patient.overdue} - worked)
+    # Somebody works a queue whose name can't be told, perhaps one of these.
+    if unworked and not any(worker.obeys_pauses and not worker.queues for worker in patient.workers):
+        queues, old = _some(list(map(repr, unworked))), patient.table.version == 3
+        yield Finding(
+            _INFO if old else _WARNING,
+            "queues",
+            f"jobs have been due for a minute in the queues {queues}, which nobody works"
+            f"{', as far as can be seen' if old else ''}",
+            "start a worker for each, or move the jobs",
+        )
     for queue, types in known.items():
-        if unknown := sorted({job_type for each, job_type in patient.due if each == queue} - types):
+        if unknown := sorted({job_type for each, job_type in patient.overdue if each == queue} - types):
             yield Finding(
                 _WARNING,
                 "queues",
-                f"jobs of the types {_some(unknown)} are due in the queue {queue!r}, "
+                f"jobs of the types {_some(unknown)} have been due for a minute in the queue {queue!r}, "
                 "and no live pool of qg.jobs knows them",
                 "register a function for each in the processes that work the queue",
             )
@@ -89,7 +97,7 @@ def check_pauses(patient: Patient) -> Iterator[Finding]:
         yield Finding(_INFO, "pauses", seen, "qg.migrate(source), as the owner of que_jobs")
     for pause in patient.pauses:
         for worker in patient.workers:
-            if pause.queue in worker.queues and not worker.obeys_pauses:
+            if pause.queue in worker.queues and not worker.obeys_pauses and worker.kind != "qg":
                 seen = f"the queue {pause.queue!r} is paused, but {worker.holder} works it and doesn't know of pauses"
                 yield Finding(_WARNING, "pauses", seen, "stop that process as well")
 

@@ -10,6 +10,7 @@ from qg.control import checks_of_server, checks_of_table, checks_of_work
 from qg.control.patient import Patient, lack_of
 from qg.control.reports import Finding, Severity
 from qg.database.database import Database
+from qg.database.known_table import STALE
 from qg.database.session import Session
 from qg.failures import one_line
 from qg.tables import Table
@@ -39,23 +40,30 @@ _CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
 )
 
 
-def checkup(database: Database) -> list[Finding]:
-    """Return the findings, the worst first. Some dozen messages on a session of its own.
+def checkup(database: Database, session: Session, table: Table) -> list[Finding]:
+    """Return the findings, the worst first. Some dozen messages on *session*, which must be idle.
 
-    A check that the role has no right to is a finding, too.
+    A check that fails is a finding, too, unless the session is lost, or the table was migrated meanwhile.
+
+    Raises:
+        psycopg2.Error: in these two cases.
     """
+    patient = Patient(database, session, table)
+    found: list[Finding] = []
+    for check in _CHECKS:
+        try:
+            found += check(patient)
+        except psycopg2.Error as error:
+            if not session.idle or (isinstance(error, STALE) and database.recheck(table, session)):
+                raise
+            found.append(_failed(check.__name__.removeprefix("check_"), error, session, table))
+    return sorted(found, key=lambda each: -each.severity)
 
-    def find(session: Session, table: Table) -> list[Finding]:
-        patient = Patient(database, session, table)
-        found: list[Finding] = []
-        for check in _CHECKS:
-            try:
-                found += check(patient)
-            except psycopg2.errors.InsufficientPrivilege as error:
-                lack = lack_of(session, to_look(table))
-                mend = "give the role what it needs" if lack is None else lack.grants
-                name = check.__name__.removeprefix("check_")
-                found.append(Finding(Severity.WARNING, name, f"this role may not look: {one_line(error)}", mend))
-        return sorted(found, key=lambda each: -each.severity)
 
-    return database.run(find)
+def _failed(check: str, error: psycopg2.Error, session: Session, table: Table) -> Finding:
+    if not isinstance(error, psycopg2.errors.InsufficientPrivilege):
+        seen = f"this check has failed: {one_line(error)}"
+        return Finding(Severity.WARNING, check, seen, "mend what it says, and check again")
+    lack = lack_of(session, to_look(table))
+    mend = "give the role what it needs" if lack is None else lack.grants
+    return Finding(Severity.WARNING, check, f"this role may not look: {one_line(error)}", mend)

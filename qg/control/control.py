@@ -35,7 +35,7 @@ class Control(Looking, Acting, Pausing):
 
     def doctor(self) -> list[Finding]:
         """Return what there is to know or to mend, the worst first; see :func:`doctor`."""
-        return self._look(lambda session, table: checkup(self._database))
+        return self._look(lambda session, table: checkup(self._database, session, table))
 
 
 def doctor(source: object) -> list[Finding]:

@@ -32,6 +32,8 @@ _SETTINGS = (
     "jit",
 )
 _PAIRS, _HEADS = 500, 15_000
+# Ruby's and Go's workers of version 3 are seen only while they work a job. So it must have been nobody for so long.
+_OVERDUE_SECONDS = 60.0
 
 
 class Server(NamedTuple):
@@ -73,9 +75,10 @@ class Patient:
         return Server(standby, sessions, locks, dict(zip(_SETTINGS, settings, strict=True)))
 
     @cached_property
-    def due(self) -> list[tuple[str, str]]:
-        """Queue and type of what is due, as far as it is taken next."""
-        return [(queue, job_type) for queue, job_type in self.session.run(looks_at(self.table).types, (_PAIRS, _HEADS))]
+    def overdue(self) -> list[tuple[str, str]]:
+        """Queue and type of what has been due for a minute, as far as it is taken next."""
+        rows = self.session.run(looks_at(self.table).types, (_PAIRS, _HEADS, _OVERDUE_SECONDS))
+        return [(queue, job_type) for queue, job_type in rows]
 
     @cached_property
     def workers(self) -> list[WorkerView]:

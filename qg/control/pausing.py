@@ -57,7 +57,9 @@ def pause(session: Session, table: Table, queue: str, until: datetime | None, re
         raise ErrInvalidOption(f"until={until!s} is past by the database's clock, so nothing is paused")
     _, since, ends, *_ = rows[0]
     others = tuple(
-        f"{each.holder} works it and doesn't know of pauses"
+        f"{each.holder} has a job of it, and goes on if it locks jobs by hand"
+        if each.kind == "qg"
+        else f"{each.holder} works it and doesn't know of pauses"
         for each in workers
         if queue in each.queues and not each.obeys_pauses
     )

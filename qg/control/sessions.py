@@ -15,6 +15,10 @@ from qg.tables.looks import LOCKS, looks_at
 
 __all__ = ["find_holders", "find_locks", "find_names", "find_workers", "instant"]
 
+# What sessions of workers are called, before their queue; and how many bytes of a name the server keeps.
+_KINDS = ("qg worker", "qg listener")
+_LONGEST_NAME = 63
+_MOST_QUEUES = 10_000
 # Where workers take jobs from, which is where those are that they have locked.
 _PAIRS, _HEADS = 500, 15_000
 
@@ -56,7 +60,7 @@ def find_holders(session: Session, table: Table, locks: Mapping[int, int]) -> di
 
 
 def find_workers(session: Session, table: Table) -> list[WorkerView]:
-    """Return every session that works, or may work, jobs of *table*. Three messages, or four."""
+    """Return every session that works, or may work, jobs of *table*. Three messages, up to five."""
     rows = session.run(looks_at(table).sessions)
     locks = find_locks(session)
     names = find_names(session, table, locks)
@@ -67,7 +71,8 @@ def find_workers(session: Session, table: Table) -> list[WorkerView]:
             jobs[pid].append((number, *names[number]))
         else:
             others[pid].append(number)
-    return [_worker(row, jobs[row[0]], others[row[0]]) for row in rows]
+    known = _known_queues(session, table) if any(_is_doubtful(row[1] or "") for row in rows) else set()
+    return [_worker(row, jobs[row[0]], others[row[0]], known) for row in rows]
 
 
 def _holder(row: Sequence[Any]) -> Holder:
@@ -75,11 +80,13 @@ def _holder(row: Sequence[Any]) -> Holder:
     return Holder(pid, name or "", process, host or client, instant(state_since))
 
 
-def _worker(row: Sequence[Any], jobs: Sequence[tuple[int, str, str]], others: Sequence[int]) -> WorkerView:
+def _worker(
+    row: Sequence[Any], jobs: Sequence[tuple[int, str, str]], others: Sequence[int], known: set[str]
+) -> WorkerView:
     _, name, _, connected, state, _, transaction, waits_for, blocked_by, statement, process, _, _, listens, queues = row
     is_ours = (name or "").startswith("qg ") or name == "qg"
     if queues is None:
-        named = _queue_of(name or "")
+        named = _queue_of(name or "", known)
         queues = sorted({queue for _, queue, _ in jobs}) if named is None else [named]
     return WorkerView(
         holder=_holder(row),
@@ -97,11 +104,36 @@ def _worker(row: Sequence[Any], jobs: Sequence[tuple[int, str, str]], others: Se
     )
 
 
-def _queue_of(name: str) -> str | None:
-    """Return the queue that a session of qg's is named after; None if it isn't."""
-    for kind in ("qg worker", "qg listener"):
-        if name == kind:
-            return ""
-        if name.startswith(f"{kind} "):
-            return name.removeprefix(f"{kind} ").partition(" (")[0]
-    return None
+def _known_queues(session: Session, table: Table) -> set[str]:
+    return {"", *(queue for (queue,) in session.run(looks_at(table).queues, (_MOST_QUEUES,)))}
+
+
+def _queue_of(name: str, known: set[str]) -> str | None:
+    """Return the queue that a session of qg's is named after, one of *known* if that is in doubt; None if untold."""
+    kind = _kind_of(name)
+    if kind is None:
+        return None
+    if not _is_doubtful(name):
+        return name.removeprefix(kind).removeprefix(" ")
+    possible = [queue for queue in known if _may_be_called(f"{kind} {queue}".rstrip(), name)]
+    return possible[0] if len(possible) == 1 else None
+
+
+def _kind_of(name: str) -> str | None:
+    return next((kind for kind in _KINDS if name == kind or name.startswith(f"{kind} ")), None)
+
+
+def _is_doubtful(name: str) -> bool:
+    """Whether the queue in a session's name may be another one: cut off, written otherwise, or with more behind it."""
+    return _kind_of(name) is not None and (
+        len(name) >= _LONGEST_NAME or any(each in name for each in ("?", "\\x", " ("))
+    )
+
+
+def _may_be_called(wanted: str, name: str) -> bool:
+    """Whether the server shows *name* for a session that was to be called *wanted*, with or without more behind it."""
+    for form in ("?", "\\x{:02x}"):  # until version 15, and from 16 on
+        shown = "".join(chr(each) if 32 <= each < 127 else form.format(each) for each in wanted.encode())
+        if name == shown[:_LONGEST_NAME] or name.startswith(f"{shown} ("[:_LONGEST_NAME]):
+            return True
+    return False

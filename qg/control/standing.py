@@ -147,7 +147,8 @@ class WorkerView:
     Attributes:
         holder: which one it is.
         kind: "qg" for one of qg's, "locker" for another that is in que_lockers (Ruby's), otherwise "other".
-        queues: what it works, as far as it says so.
+        queues: what it works, as far as it says so. In version 3 that is in the session's name, which PostgreSQL cuts
+            at 63 bytes and strips of what isn't ASCII: empty where it can't be told by that.
         listens: whether it is notified of jobs, as far as it says so.
         connected_at: an aware datetime.
         state: as pg_stat_activity has it: "idle", "active", "idle in transaction"; None where we may not see it.

@@ -407,7 +407,11 @@ class Session:
         name = _name_of("listener" if listening else "worker", table.queue_name(queue), self._own_name)
         if table.lockers is not None:
             whose = (os.getpid(), socket.gethostname(), table.queue_name(queue))
-            self.run(table.lockers.register, (name, workers, *whose, listening))
+            try:
+                self.run(table.lockers.register, (name, workers, *whose, listening))
+            except psycopg2.errors.InsufficientPrivilege:
+                self.run(NAME_SESSION, (name,))  # it is seen by that at least
+                raise
             self._leave = table.lockers.leave
         elif self.conn.info.parameter_status("application_name") != name:
             self.run(NAME_SESSION, (name,))

@@ -50,8 +50,9 @@ ORDER BY nspname
 """
 )
 
-# () -> what keeps the server from removing dead rows: kind, name, how many transactions ago it began, and how many
-# seconds, null where nobody knows. The oldest comes first.
+# () -> what keeps the server from removing dead rows of this database's tables: kind, name, how many transactions ago
+# it began, and how many seconds, null where nobody knows. The oldest comes first. A vacuum keeps nothing, nor do
+# transactions in other databases; a logical slot's catalog_xmin keeps rows of catalogs alone.
 SNAPSHOTS = Statement(
     """
 SELECT kind, name, age, seconds
@@ -62,15 +63,16 @@ FROM (
            extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::float8 AS seconds
     FROM pg_catalog.pg_stat_activity
     WHERE pid <> pg_catalog.pg_backend_pid() AND coalesce(backend_xmin, backend_xid) IS NOT NULL
-      AND backend_type <> 'walsender'
+      AND datname = pg_catalog.current_database() AND backend_type NOT IN ('walsender', 'autovacuum worker')
   UNION ALL
     SELECT 'prepared transaction', gid, pg_catalog.age(transaction),
            extract(epoch FROM pg_catalog.clock_timestamp() - prepared)::float8
     FROM pg_catalog.pg_prepared_xacts
+    WHERE database = pg_catalog.current_database()
   UNION ALL
-    SELECT 'replication slot', slot_name::text, GREATEST(pg_catalog.age(xmin), pg_catalog.age(catalog_xmin)), NULL
+    SELECT 'replication slot', slot_name::text, pg_catalog.age(xmin), NULL
     FROM pg_catalog.pg_replication_slots
-    WHERE coalesce(xmin, catalog_xmin) IS NOT NULL
+    WHERE xmin IS NOT NULL
   UNION ALL
     SELECT 'standby', coalesce(application_name, ''), pg_catalog.age(backend_xmin), NULL
     FROM pg_catalog.pg_stat_replication

@@ -115,12 +115,18 @@ SELECT {layout.id}, head.queue, job_class FROM {following} WHERE {layout.id} = A
 
 
 def types(layout: Layout) -> Statement:
-    """Return what lists the types of the jobs that are taken next."""
+    """Return what lists the types of the jobs that are taken next, and have been due for so many seconds."""
     begin, following = heads(layout)
     return Statement(
         without_jit=True,
         by_index=True,
-        text=f"{begin} SELECT DISTINCT head.queue, job_class FROM {following} ORDER BY 1, 2",
+        text=f"""
+{begin}
+SELECT head.queue, job_class FROM {following}
+WHERE head.run_at <= pg_catalog.now() - $3::float8 * interval '1 second'
+GROUP BY head.queue, job_class
+ORDER BY head.queue, job_class
+""",
     )
 
 

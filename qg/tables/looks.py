@@ -78,7 +78,8 @@ class Looks:
 
     # (how many) -> the queues that have jobs to be done.
     queues: Statement
-    # (how many queues and priorities, how many jobs of all together) -> queue and type of those that are due.
+    # (how many queues and priorities, how many jobs of all together, seconds) -> queue and type of those that have been
+    # due for so long.
     types: Statement
     # () -> sessions that hold an advisory lock, or are registered, or named by qg: see _sessions().
     sessions: Statement
@@ -157,7 +158,7 @@ FROM pg_catalog.pg_stat_activity AS session
 {lockers}
 WHERE datname = pg_catalog.current_database() AND session.pid <> pg_catalog.pg_backend_pid()
   AND (
-      pg_catalog.starts_with(application_name, 'qg ')
+      pg_catalog.starts_with(application_name, 'qg worker') OR pg_catalog.starts_with(application_name, 'qg listener')
       OR session.pid IN (SELECT pid FROM ({LOCKED}) AS locked) {registered}
   )
   AND coalesce(true, (SELECT {layout.id} IS NULL FROM {layout.que_jobs} LIMIT 1))

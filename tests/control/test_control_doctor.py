@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import psycopg2
+import psycopg2.pool
 import pytest
-from granting import role_of, role_with, shut_out_public
+from granting import grants, role_of, role_with, shut_out_public
 from outside import Place, locked_by_others
 from psycopg2.extensions import make_dsn
 from support import eventually, needs, on_versions
@@ -18,6 +20,7 @@ from support import eventually, needs, on_versions
 import qg
 from qg import control as qg_control
 from qg.control import Control, Finding, Severity
+from qg.tables import Statement
 
 every_version = on_versions(3, 4, 5, 6, 7)
 old_and_new = on_versions(3, 7)
@@ -149,7 +152,8 @@ def test_version_3_with_many_jobs_hears_of_an_index_by_id(place: Place, monkeypa
     monkeypatch.setattr("qg.control.checks_of_table._MANY_JOBS", 1)
     place.add()
     place.add()
-    finding = eventually(lambda: found(place.dsn, "indexes"))[0]
+    # What a session has counted, the others see when it has ended a statement a second later, or been idle for ten.
+    finding = eventually(lambda: place.query("SELECT 1") and found(place.dsn, "indexes"))[0]
     assert "a table of version 3 has no index by id" in finding.seen
     place.query(finding.mend.partition(";")[0])
     assert found(place.dsn, "indexes") == []
@@ -166,7 +170,7 @@ def test_autovacuum_that_is_off_and_dead_rows_are_found(place: Place, monkeypatc
         + " FROM generate_series(1, 10001)"
     )
     place.query("DELETE FROM que_jobs")
-    off, dead = eventually(lambda: all_of(found(place.dsn, "dead_rows"), 2))
+    off, dead = eventually(lambda: place.query("SELECT 1") and all_of(found(place.dsn, "dead_rows"), 2))
     assert "autovacuum is off" in off.seen
     assert "que_jobs has 10001 dead rows beside 0 that live, and was never vacuumed" in dead.seen
     place.query(off.mend)
@@ -238,7 +242,10 @@ def test_too_little_room_for_connections_and_locks_is_found(place: Place, monkey
 
 
 @pytest.mark.parametrize("kind", ["transaction", "prepared transaction"])
-def test_what_keeps_dead_rows_is_named(place: Place, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_dead_rows_is_named(
+    place: Place, kind: str, monkeypatch: pytest.MonkeyPatch, make_database: Callable[..., str]
+) -> None:
+    elsewhere = make_database(version=7)
     monkeypatch.setattr("qg.control.checks_of_server._OLD_SECONDS", 0.0)
     if kind == "prepared transaction" and place.value("SHOW max_prepared_transactions") == "0":
         pytest.skip("the server has no prepared transactions")
@@ -250,6 +257,7 @@ def test_what_keeps_dead_rows_is_named(place: Place, kind: str, monkeypatch: pyt
         else:
             name = f"of session {conn.info.backend_pid} (report)"
         assert any(f"the {kind} {name} has a snapshot" in each.seen for each in found(place.dsn, "snapshots"))
+        assert not any(name in each.seen for each in found(elsewhere, "snapshots"))
         conn.rollback()
         if kind != "transaction":
             place.query("ROLLBACK PREPARED 'forgotten'")
@@ -322,29 +330,107 @@ def test_a_session_that_holds_jobs_and_does_nothing_for_long_is_found(
 
 @every_version
 def test_queues_that_nobody_works_are_found(place: Place) -> None:
-    place.add(queue="worked")
-    place.add(queue="forgotten")
+    place.add(queue="worked", ahead="-2 minutes")
+    place.add(queue="forgotten", ahead="-2 minutes")
+    place.add(queue="just now")
     place.add(queue="ahead", ahead="1 hour")
     with qg.Client(place.dsn) as client, qg.WorkerPool(client, {"MyJob": lambda job: None}, 1, queue="worked"):
         finding = eventually(lambda: [each for each in found(place.dsn, "queues") if "worked'" not in each.seen])[0]
-        assert finding.seen == "jobs are due in the queues 'forgotten', which nobody works"
+        said = ", as far as can be seen" if place.version == 3 else ""
+        assert finding.seen == f"jobs have been due for a minute in the queues 'forgotten', which nobody works{said}"
+        assert finding.severity is (Severity.INFO if place.version == 3 else Severity.WARNING)
+
+
+@on_versions(3)
+def test_a_queue_whose_name_cant_be_told_is_worked_for_all_that_is_known(place: Place) -> None:
+    for queue in ("q" * 60 + "1", "q" * 60 + "2"):
+        place.add(queue=queue, ahead="-2 minutes")
+    assert len(found(place.dsn, "queues")) == 1
+    with closing(psycopg2.connect(place.dsn, application_name=f"qg worker {'q' * 60}1")):
+        assert found(place.dsn, "queues") == []
+
+
+@on_versions(3)
+@pytest.mark.parametrize(
+    ("name", "queue"),
+    [
+        ("qg worker mail", "mail"),
+        ("qg worker mail (billing)", "mail"),
+        ("qg worker mail (eu)", "mail (eu)"),
+        ("qg worker Größe", "Größe"),
+        ("qg worker Größe (billing)", "Größe"),
+        (f"qg worker {'q' * 90} (billing)", "q" * 90),
+        ("qg worker", ""),
+        ("qg worker (billing)", ""),
+        ("qg worker other (one)", None),
+    ],
+    ids=range(9),
+)
+def test_a_worker_of_version_3_is_known_by_what_its_queue_is_called_there(
+    place: Place, name: str, queue: str | None
+) -> None:
+    for each in ("mail" if "eu" not in name else "", "mail (eu)", "Größe", "q" * 90):
+        place.add(queue=each)
+    with Control(place.dsn) as control, closing(psycopg2.connect(place.dsn, application_name=name)):
+        (worker,) = control.workers()
+        assert worker.queues == (() if queue is None else (queue,))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_source_of_few_connections_is_checked_with_those_it_has(place: Place, size: int) -> None:
+    pool = psycopg2.pool.ThreadedConnectionPool(1, size, place.dsn)
+    findings = qg_control.doctor(pool)
+    pool.closeall()
+    if size == 2:
+        assert findings == []
+    else:
+        (finding,) = findings
+        assert (finding.check, finding.severity) == ("pooler", Severity.INFO)
+        assert "it isn't known whether a pooler in between takes locks away" in finding.seen
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qg.control.checks_of_server.SNAPSHOTS", Statement("SELECT 1 / 0"))
+    monkeypatch.setattr("qg.control.checks_of_server.CLOCK", Statement("SELECT nothing"))
+
+    def refuse(self: Any, **how: Any) -> Any:
+        raise psycopg2.OperationalError("too many clients already")
+
+    monkeypatch.setattr("qg.database.database.Database.lease", refuse)
+    place.query("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    seen = {each.check: each.seen for each in qg_control.doctor(place.dsn)}
+    assert set(seen) == {"snapshots", "clock", "pooler", "schemas"}
+    assert "this check has failed: " in seen["snapshots"]
+    assert "division by zero" in seen["snapshots"]
+    assert 'column "nothing" does not exist' in seen["clock"]
+    assert seen["pooler"].endswith("too many clients already")
+
+
+def test_the_doctor_needs_no_second_session_of_its_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions: list[int] = []
+    monkeypatch.setattr("qg.control.checkup._CHECKS", (lambda patient: sessions.append(len(place.sessions())) or [],))
+    with Control(place.dsn) as control:
+        assert control.doctor() == []
+    assert sessions == [1]
 
 
 @old_and_new
 def test_types_that_no_pool_of_qg_jobs_knows_are_found(place: Place) -> None:
     jobs = needs("qg.jobs")
     jobs.migrate(place.dsn)
-    place.add(job_class="Known")
-    place.add(job_class="Unknown")
+    place.add(job_class="Known", ahead="-2 minutes")
+    place.add(job_class="Unknown", ahead="-2 minutes")
+    place.add(job_class="Just now")
     place.query(
         "INSERT INTO qg_jobs_worker_pool (id, queue, workers, git_hash, job_types) "
         "VALUES ('a', 'mail', 2, '', '{Known}')"
     )
     assert only(place.dsn, "queues").seen == (
-        "jobs of the types Unknown are due in the queue 'mail', and no live pool of qg.jobs knows them"
+        "jobs of the types Unknown have been due for a minute in the queue 'mail', and no live pool of qg.jobs knows "
+        "them"
     )
     place.query("UPDATE qg_jobs_worker_pool SET updated_at = now() - interval '2 minutes'")
-    assert only(place.dsn, "queues").seen == "jobs are due in the queues 'mail', which nobody works"
+    assert "in the queues 'mail', which nobody works" in only(place.dsn, "queues").seen
 
 
 def test_a_paused_queue_that_others_work_is_found(place: Place) -> None:
@@ -353,6 +439,37 @@ def test_a_paused_queue_that_others_work_is_found(place: Place) -> None:
         assert only(place.dsn, "pauses").seen == (
             "the queue 'mail' is paused, but pid 41 on web-2 works it and doesn't know of pauses"
         )
+
+
+@old_and_new
+def test_a_session_of_qgs_that_has_a_job_of_a_paused_queue_is_no_finding(place: Place) -> None:
+    number = place.add()
+    with qg.Client(place.dsn) as client, client.lock_job("mail") as job, Control(place.dsn) as control:
+        (other,) = control.pause("mail").others
+        assert other.endswith("(qg) has a job of it, and goes on if it locks jobs by hand")
+        assert found(place.dsn, "pauses") == []
+        assert job.id == number
+        job.delete()
+
+
+@on_versions(7)
+def test_a_worker_that_may_not_enlist_is_known_to_obey(place: Place) -> None:
+    shut_out_public(place)
+    work = [each for each in grants("Who works", place.version) if "que_lockers" not in each]
+    begun, go_on = threading.Event(), threading.Event()
+    place.add()
+    with role_with(place, work) as dsn, qg.Client(dsn) as client, Control(place.dsn) as control:
+
+        def handler(job: qg.Job) -> None:
+            begun.set()
+            go_on.wait(10)
+
+        with qg.WorkerPool(client, {"MyJob": handler}, 1, queue="mail"):
+            assert begun.wait(10)
+            assert control.pause("mail").others == ()
+            assert {each.holder.name for each in control.workers()} == {"qg worker mail"}
+            go_on.set()
+        client.close()
 
 
 @on_versions(3, 4, 7)
