@@ -121,6 +121,11 @@ class Batch:
         self._watch = Watch(self._look, engine.logger) if self._size > 1 else None
 
     @property
+    def unrecorded(self) -> bool:
+        """Whether what became of a job couldn't be written, and nobody has been told so."""
+        return self._unrecorded
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is locked here but the running job."""
         return not (self._waiting or self._returned or self._settled)

@@ -12,7 +12,7 @@ from qg.job import Job
 from qg.locking.attempt import Attempt
 from qg.tables import Table
 from qg.tables.locking import UNLOCK_EVERYTHING
-from qg.working.batch import Batch
+from qg.working.batch import Batch, Unrecorded
 from qg.working.engine import Engine
 from qg.working.loop import Loop, Outcome
 from qg.working.options import WorkOptions
@@ -70,9 +70,12 @@ class WorkLoop(Loop):
         if self._batch is not None:
             if not self._batch.sends_next:
                 return None
-            if self._is_used_up(self._batch):
+            batch = self._batch
+            if self._is_used_up(batch):
                 self._close_session()
             self._let_go()
+            if batch.unrecorded:
+                raise Unrecorded  # or the job would be taken again at once
         return self._sound_session()
 
     def _batch_to_take_from(self, table: Table) -> Batch:

@@ -19,6 +19,7 @@ from qg.client import engine_of
 from qg.control import Control
 from qg.database.paused import PausedQueues
 from qg.database.session import Session
+from qg.working.sleepers import Sleepers
 
 every_version = on_versions(3, 4, 5, 6, 7)
 old_and_new = on_versions(3, 7)
@@ -214,6 +215,26 @@ def test_a_busy_pool_looks_once_in_a_while_whatever_the_number_of_its_workers(
     finally:
         network.cut()
         place.close()
+
+
+@pytest.mark.parametrize("kind", KINDS[:2], ids=["plain", "batch_size=5"])
+def test_a_job_whose_end_cant_be_written_isnt_taken_again_at_once_because_it_is_time_to_look(
+    place: Place, client: qg.Client, kind: dict[str, Any], no_wait: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = threading.Event()
+    monkeypatch.setattr(Sleepers, "pause", lambda self, wake_up, seconds: (paused.set(), wake_up.wait(seconds)))
+    place.query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;"
+        "CREATE TRIGGER refuse BEFORE DELETE OR UPDATE ON que_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    place.add()
+    runs: list[int] = []
+    try:
+        with qg.WorkerPool(client, {"MyJob": lambda job: runs.append(job.id)}, 1, queue="mail", interval=NEVER, **kind):
+            eventually(lambda: len(runs) > 1 or paused.is_set())
+            assert len(runs) == 1
+    finally:
+        place.query("DROP FUNCTION refuse CASCADE")
 
 
 # Cancelling
