@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from granting import role_with
 from support import VERSION, Database, Network, eventually
 from working import Working, run, told
 
@@ -145,6 +146,14 @@ def test_a_database_without_the_table_is_refused_with_the_remedy(make_database: 
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert "que_jobs" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_role_that_may_not_work_jobs_is_refused_with_the_grant(database: Database, effects) -> None:
+    with role_with(database, ["GRANT SELECT ON que_jobs TO app"]) as dsn:
+        done = run("work", "supervised:work_map", QG_DSN=dsn)
+    assert done.returncode == 2
+    assert re.search(r"^Error: .*GRANT .* ON .*que_jobs", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
 
 
