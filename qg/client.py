@@ -6,7 +6,7 @@ import inspect
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +25,7 @@ from qg.tables import Row, Table, timestamp
 from qg.working.at_once import AtOnce
 from qg.working.engine import Engine
 from qg.working.handlers import WorkMap, checked_work_map
+from qg.working.hooks import NO_HOOKS, Hooks, Middleware, OnError, OnExpired
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,6 +56,7 @@ class Client:
             a job that is discarded is removed without delete().
         run_synchronously: a work map, for development: enqueue() then runs a job without run_at
             at once instead of storing it, and raises what its handler raises.
+        middleware, on_error, on_expired: for jobs that run synchronously, as a :class:`qg.Worker` has them for its own.
         deadline: how many seconds qg waits for the answer to a statement of its own, a table lock that
             somebody else has included. After that it gives the connection up, as one that is lost; None waits
             for ever. A handler's own statements may take as long as they like.
@@ -78,6 +80,9 @@ class Client:
         maximum_retry_count: float | None = None,
         job_class: type[Job] = Job,
         run_synchronously: WorkMap | None = None,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
         deadline: float | None = 60.0,
         max_lifetime: float | None = 3600.0,
         logger: Logger | None = None,
@@ -91,11 +96,17 @@ class Client:
             logger=logger,
         )
         work_map = None if run_synchronously is None else checked_work_map(run_synchronously)
+        hooks = Hooks.of(middleware, on_error, on_expired)
+        if work_map is None and hooks != NO_HOOKS:
+            raise ErrInvalidOption(
+                "middleware, on_error and on_expired of a client are for run_synchronously; give them to the Worker or "
+                "WorkerPool that runs its jobs"
+            )
         self._database = Database(
             source, logger or logging.getLogger("qg"), deadline=deadline, max_lifetime=max_lifetime
         )
         self._engine = Engine(self._database, backoff, maximum_retry_count, job_class)
-        self._at_once = None if work_map is None else AtOnce(work_map, job_class, self.logger)
+        self._at_once = None if work_map is None else AtOnce(work_map, job_class, self.logger, hooks)
         # Guards the attempts that lock_job() gave out, and to whom, and that it gives out none after close().
         self._mutex = threading.Lock()
         self._given_out: weakref.WeakKeyDictionary[Attempt, threading.Thread] = weakref.WeakKeyDictionary()

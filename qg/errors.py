@@ -19,6 +19,7 @@
     ├── ErrClientClosed                 a client used after close()
     ├── ErrTooFewConnections            a source that can't serve all workers of a pool
     ├── ErrPooler                       a pooler in between that pools transactions
+    ├── ErrMiddleware                   a middleware that hasn't had its job run once
     ├── ErrPoolState                    a worker or pool started twice, or changed after its start
     └── ErrMissingExtra (ImportError)   an optional dependency that isn't installed
 
@@ -34,6 +35,7 @@ __all__ = [
     "ErrInvalidOption",
     "ErrJobGone",
     "ErrLockLost",
+    "ErrMiddleware",
     "ErrMissingExtra",
     "ErrMissingType",
     "ErrNotCommitted",
@@ -127,6 +129,10 @@ class ErrTooFewConnections(QgError):
 
 class ErrPooler(QgError):
     """A pooler between the client and PostgreSQL gives each transaction another session, and takes locks away so."""
+
+
+class ErrMiddleware(QgError):
+    """A middleware has returned without having called ``call()``, or has called it twice. The job has failed."""
 
 
 class ErrPoolState(QgError):

@@ -13,7 +13,17 @@ from psycopg2.extensions import connection
 
 from qg.backoff import MAX_SECONDS, Backoff, que_delay
 
-__all__ = ["Logger", "PlainFailure", "describe", "headline", "one_line", "printable", "seconds_until_retry", "storable"]
+__all__ = [
+    "Logger",
+    "PlainFailure",
+    "describe",
+    "first_line",
+    "headline",
+    "one_line",
+    "printable",
+    "seconds_until_retry",
+    "storable",
+]
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
@@ -50,6 +60,11 @@ def headline(error: BaseException) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     text = message if isinstance(error, PlainFailure) else f"{name}: {message}"
     return text.replace("\n", " ")[:_MAX_MESSAGE]
+
+
+def first_line(last_error: str | None) -> str:
+    """Return the first line of what was recorded as a job's error."""
+    return (last_error or "").split("\n", 1)[0]
 
 
 def _trace(error: BaseException) -> str:

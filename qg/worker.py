@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from qg.client import Client, engine_of, name_of_other
 from qg.database.outage import Outage
@@ -11,6 +12,7 @@ from qg.failures import printable
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
 from qg.working.handlers import WorkMap, checked_work_map, running_here
+from qg.working.hooks import Hooks, Middleware, OnError, OnExpired
 from qg.working.options import Configurable, WorkOptions
 from qg.working.runner import Runner, complete_now
 from qg.working.sleepers import Sleepers
@@ -35,6 +37,11 @@ class Worker(Configurable):
             ``PollStrategy.RUN_AT`` the earliest.
         only_known_types: whether to leave jobs whose type isn't in *work_map* to others that work
             the same queue, instead of failing them.
+        middleware: functions ``f(job, call)`` that go around each run of a handler, the first of them outermost. Each
+            calls ``call()`` once.
+        on_error: a function ``f(job, error, will_retry)`` that is called after a failure was recorded.
+        on_expired: a function ``f(job)`` that is called after it was recorded that a job is given up: by a retry
+            policy, by the client's limit, or by its handler. What hooks raise is logged.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -50,12 +57,16 @@ class Worker(Configurable):
         batch_size: int = 1,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
         only_known_types: bool = False,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
     ) -> None:
         super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a worker needs a qg.Client, not {name_of_other(client)}")
         self._engine = engine_of(client)
-        self._runner = Runner(checked_work_map(work_map), client.logger)
+        hooks = Hooks.of(middleware, on_error, on_expired)
+        self._runner = Runner(checked_work_map(work_map), client.logger, hooks)
         self._loop: WorkLoop | None = None
         self._stopping = False
         # Held for as long as work() runs, so that shutdown() can wait for it.

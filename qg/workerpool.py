@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from types import TracebackType
@@ -23,6 +24,7 @@ from qg.tables import PollStrategy
 from qg.working.event_loop import HandlerLoop
 from qg.working.handlers import WorkMap, checked_work_map, running_here
 from qg.working.hands import Hands
+from qg.working.hooks import Hooks, Middleware, OnError, OnExpired
 from qg.working.listener import Listener
 from qg.working.locker import CrewHands, Locker
 from qg.working.loop import Loop, Outcome
@@ -81,6 +83,7 @@ class WorkerPool(Configurable):
             *batch_size*, which has to be left at 1.
         transactions: how many of these connections are leased at once at the most, beside *connections*; a job
             that needs another one waits. None means as many as the source gives.
+        middleware, on_error, on_expired: as for a Worker.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -100,6 +103,9 @@ class WorkerPool(Configurable):
         listen: bool = True,
         connections: int | None = None,
         transactions: int | None = None,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
     ) -> None:
         super().__init__(WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types))
         check_pool_options(count, batch_size, listen=listen, connections=connections, transactions=transactions)
@@ -109,6 +115,7 @@ class WorkerPool(Configurable):
         self.client = client
         # Is told what the workers do; ``qg work`` sets it before the start.
         self.oversight: Oversight | None = None
+        self._hooks = Hooks.of(middleware, on_error, on_expired)
         self._engine = engine_of(client)
         self._count = count
         # How many sessions hold locks; each worker has its own unless they share them.
@@ -289,7 +296,7 @@ class WorkerPool(Configurable):
 
     def _start_worker(self, work_map: WorkMap, sessions: list[Session]) -> None:
         """Start a worker on the first of *sessions*, which is its own from then on."""
-        runner = Runner(work_map, self._engine.logger)
+        runner = Runner(work_map, self._engine.logger, self._hooks)
         runner.loop = self._event_loop
         self._seat(runner)
         loop = WorkLoop(self._engine, runner, self._options, self._outage, self._sleepers, sessions[0])
@@ -322,7 +329,7 @@ class WorkerPool(Configurable):
     def _hire(self, names: list[str], work_map: WorkMap) -> CrewHands:
         """Return what runs the jobs of one locker: a worker for each of *names*, to be started after it."""
         settler = f"qg-settler-{self.queue}-{len(self._threads) + 1}"
-        hands = Hands(names, settler, work_map, self._engine.logger)
+        hands = Hands(names, settler, work_map, self._engine.logger, self._hooks)
         for runner in hands.runners:
             runner.loop = self._event_loop
             self._seat(runner)

@@ -30,6 +30,7 @@ from qg.locking.marks import Marks
 from qg.locking.row_taker import RowTaker, Search, Taken
 from qg.tables import Statement, Table, table_in
 from qg.working.hands import Hands
+from qg.working.hooks import Hooks
 from qg.working.listener import Listener
 from qg.working.locker import Locker
 from qg.working.loop import Loop
@@ -306,6 +307,7 @@ class UntilEmpty:
 
     Args:
         hands: how many run the jobs of one locker; 0 has the worker run them itself.
+        hooks: middleware=, on_error= and on_expired= of a worker.
     """
 
     def __init__(
@@ -319,16 +321,18 @@ class UntilEmpty:
         poll_strategy: qg.PollStrategy = qg.PollStrategy.PRIORITY,
         only_known_types: bool = False,
         hands: int = 0,
+        **hooks: Any,
     ) -> None:
         options = WorkOptions.with_defaults(queue, interval, batch_size, poll_strategy, only_known_types)
         engine, outage = engine_of(client), Outage(client.logger)
         self.sleepers = sleepers = _Restless(self)
         names = [f"qg-worker-{number}" for number in range(hands)]
-        self.hands = Hands(names, "qg-settler", work_map, client.logger)
+        checked = Hooks.of(hooks.get("middleware", ()), hooks.get("on_error"), hooks.get("on_expired"))
+        self.hands = Hands(names, "qg-settler", work_map, client.logger, checked)
         self.loop: Loop = (
             Locker(engine, options, outage, sleepers, None, self.hands, Transactions(engine, options.queue, hands))
             if hands
-            else WorkLoop(engine, Runner(work_map, client.logger), options, outage, sleepers)
+            else WorkLoop(engine, Runner(work_map, client.logger, checked), options, outage, sleepers)
         )
         self.at_once = 0
 
@@ -339,6 +343,7 @@ class UntilEmpty:
             batch_size=batch_size,
             poll_strategy=poll_strategy,
             only_known_types=only_known_types,
+            **hooks,
         ).work_one
 
     def work(self) -> None:

@@ -76,11 +76,15 @@ def work_all(client: qg.Client, database: Database, handler: Callable[[qg.Job], 
     eventually(is_empty)
 
 
-def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object]) -> None:
+def work(client: qg.Client, way: str, handler: Callable[[qg.Job], object], **hooks: Any) -> None:
     """Work all jobs in this *way*, one of WAYS, or until one can't be recorded."""
     take_plainly(client, way.endswith("plainly"))
     worker = UntilEmpty(
-        client, {"MyJob": handler}, batch_size=5 if way == "batches" else 1, hands=1 if way.startswith("hands") else 0
+        client,
+        {"MyJob": handler},
+        batch_size=5 if way == "batches" else 1,
+        hands=1 if way.startswith("hands") else 0,
+        **hooks,
     )
     if way == "work_one":
         while worker.work_one():

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from qg.aio.daemons import Daemons
+from qg.aio.hooks import in_threads, within
 from qg.aio.job import Job
 from qg.errors import ErrLockLost
 from qg.failures import Logger, printable
@@ -23,8 +24,9 @@ from qg.signals import ends_process
 from qg.working.blocked_loop import BlockedLoop
 from qg.working.coroutine import HandlerCoroutine
 from qg.working.crew import Crew
-from qg.working.handlers import WorkMap, running_here
+from qg.working.handlers import Running, WorkMap, running_here
 from qg.working.held import Held
+from qg.working.hooks import Hooks, is_async
 from qg.working.runner import Runner
 
 __all__ = ["CoroutineHands", "Handlers"]
@@ -54,9 +56,7 @@ class Handlers(Mapping[str, Callable[[Any], object]]):
     def coroutine_function(self, job_type: str) -> Callable[[Any], Any] | None:
         """Return the handler of *job_type* if it is an ``async def``."""
         handler = self._work_map.get(job_type)
-        if handler is None or not (_is_async(handler) or _is_async(getattr(handler, "__call__", None))):  # noqa: B004
-            return None
-        return handler
+        return handler if handler is not None and is_async(handler) else None
 
 
 class CoroutineHands:
@@ -76,6 +76,7 @@ class CoroutineHands:
         note_dismissed: is called in the loop when all is settled.
         note_closed: is called in a thread if the loop was closed before that.
         is_cancelled: whether all that runs in the loop is being cancelled.
+        hooks: what is called around each job, and after those that fail.
 
     Attributes:
         size, reporter, crew: as CrewHands has them.
@@ -96,9 +97,12 @@ class CoroutineHands:
         note_dismissed: Callable[[], None],
         note_closed: Callable[[], None],
         is_cancelled: Callable[[], bool],
+        hooks: Hooks,
     ) -> None:
         self.size = size
-        self.reporter = Runner(handlers, logger)
+        self._middleware = tuple(each for each in hooks.middleware if is_async(each))
+        self._hooks = in_threads(hooks, make_job, loop)
+        self.reporter = Runner(handlers, logger, self._hooks)
         self._handlers = handlers
         self._make_job = make_job
         self._loop = loop
@@ -158,6 +162,10 @@ class CoroutineHands:
             each.cancel()
         return len(running)
 
+    def runs(self, running: Running | None) -> bool:
+        """Whether *running* is one that runs handlers here, or calls hooks."""
+        return running is self.reporter or running in self._runners
+
     def log_still_running(self) -> None:
         """Name the jobs that run in the log."""
         for each in tuple(self._running):
@@ -205,7 +213,7 @@ class CoroutineHands:
             return
         note_handler(job, handler)
         try:
-            returned = handler(self._make_job(job))
+            returned = self._begin_coroutine(handler, self._make_job(job))
         except Exception as error:  # it takes no argument, for instance
             self._in_thread(held, partial(held.conclude, failure=error, seconds=0.0))
             return
@@ -213,6 +221,9 @@ class CoroutineHands:
         self._running.add(running)
         running.task = self._loop.create_task(running.coroutine)
         running.task.add_done_callback(partial(self._end, running), context=self._context)
+
+    def _begin_coroutine(self, handler: Callable[[Any], Any], job: Job) -> Any:
+        return within(self._middleware, job, handler) if self._middleware else handler(job)
 
     def _end(self, running: _Running, task: asyncio.Task[Any]) -> None:
         self._running.discard(running)
@@ -291,7 +302,7 @@ class CoroutineHands:
                     return
 
     def _new_runner(self) -> Runner:
-        runner = Runner(self._handlers, self._logger)
+        runner = Runner(self._handlers, self._logger, self._hooks)
         self._runners.append(runner)
         return runner
 
@@ -344,10 +355,6 @@ class _Running:
             self._returned.close()  # it may not have begun
             return error
         return None
-
-
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function)
 
 
 def _call_plainly(handler: Callable[[SyncJob], object], job: SyncJob) -> object:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType, TracebackType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qg.aio.client import Client, connected, transactions_for
 from qg.aio.daemons import Daemons
 from qg.aio.hands import CoroutineHands, Handlers
+from qg.aio.hooks import check_middleware
 from qg.aio.job import Job
 from qg.aio.threads import run_in_own_thread
 from qg.client import Client as SyncClient
@@ -24,6 +25,7 @@ from qg.tables import PollStrategy
 from qg.workerpool import WorkerPool as SyncPool
 from qg.workerpool import check_pool_options
 from qg.working.handlers import WorkMap, checked_work_map, running_here
+from qg.working.hooks import Hooks, Middleware, OnError, OnExpired
 from qg.working.locker import CrewHands
 from qg.working.options import WorkOptions
 
@@ -62,6 +64,11 @@ class WorkerPool:
             error, or that delete_in_tx() has settled, and plain functions that use ``job.tx``. Blocks of
             ``job.tx()`` are counted apart, up to the same number. None means *count*.
         queue, interval, poll_strategy, only_known_types, listen: as :class:`qg.WorkerPool` has them.
+        middleware: functions ``f(job, call)`` that go around each run of a handler, the first of them outermost. An
+            ``async def`` goes around ``async def`` handlers, and awaits ``call()``. A plain function goes around plain
+            functions, in their thread. A pool that has handlers of both kinds needs middleware of both kinds, or none.
+        on_error, on_expired: as :class:`qg.WorkerPool` has them. An ``async def`` is run in the loop, with a
+            :class:`qg.aio.Job`; a plain function in a thread, with a :class:`qg.Job`.
 
     Raises:
         ErrInvalidOption: if an argument, or the environment, is out of bounds.
@@ -80,6 +87,9 @@ class WorkerPool:
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
         only_known_types: bool = False,
         listen: bool = True,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
     ) -> None:
         options = WorkOptions.with_defaults(queue, interval, 1, poll_strategy, only_known_types)
         if connections is None:
@@ -93,6 +103,8 @@ class WorkerPool:
         if not isinstance(client, Client):
             raise ErrInvalidOption(f"a pool of coroutines needs a qg.aio.Client, not {type(client).__name__}")
         self.work_map = checked_work_map(work_map)
+        self._hooks = Hooks.of(middleware, on_error, on_expired, awaits=True)
+        check_middleware(self._hooks, work_map)
         self._client = client
         self._count = count
         self._connections = connections
@@ -140,16 +152,18 @@ class WorkerPool:
 
         Raises:
             ErrPoolState: if the pool was started before.
+            ErrInvalidOption: if middleware is of another kind than the handlers.
             ErrTooFewConnections: if the source can't give *connections*.
             ErrRights: if the role may not do what working jobs takes.
             ErrClientClosed, psycopg2.Error: as the methods of the client.
         """
         if self._starting or self._run is not None:
             raise ErrPoolState("this pool was started already; create another one")
+        check_middleware(self._hooks, self.work_map)
         self._starting = True
         try:
             transactions = transactions_for(self._client, self._transactions or max(self._count, 1))
-            run = _Run(self._client.logger, partial(Job, transactions=transactions))
+            run = _Run(self._client.logger, partial(Job, transactions=transactions), self._hooks)
             try:
                 await run_in_own_thread(partial(run.start, self._make_pool))
             except asyncio.CancelledError:
@@ -207,8 +221,9 @@ class _Lockers(SyncPool):
 class _Run:
     """A pool from its start to its end, in the running event loop."""
 
-    def __init__(self, logger: Any, make_job: Callable[[SyncJob], Job]) -> None:
+    def __init__(self, logger: Any, make_job: Callable[[SyncJob], Job], hooks: Hooks) -> None:
         self._make_job = make_job
+        self._hooks = hooks
         self.loop = asyncio.get_running_loop()
         self._logger = logger
         self._context = contextvars.copy_context()
@@ -273,7 +288,7 @@ class _Run:
     async def shutdown(self, timeout: float | None) -> bool:
         """As :meth:`WorkerPool.shutdown`."""
         self._ask_to_stop()
-        if running_here.get() in [hands.reporter for hands in self._hands]:
+        if any(hands.runs(running_here.get()) for hands in self._hands):
             return False
         cancelled = False
         try:
@@ -339,6 +354,7 @@ class _Run:
             note_dismissed=self._note_dismissed,
             note_closed=self._note_closed,
             is_cancelled=self._never.cancelled,
+            hooks=self._hooks,
         )
         self._hands.append(hands)
         return hands

@@ -23,6 +23,7 @@ from qg.jobs.tables import JobsTables
 from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.tables import Statement
 from qg.verdicts import Discard, Reschedule
+from qg.working.hooks import Middleware
 
 __all__ = ["AttemptHistory"]
 
@@ -48,13 +49,14 @@ class AttemptHistory:
         self._is_written = False
         attempt.observer = self
 
-    def run(self, functions: Functions, queue: object, place: object) -> None:
+    def run(self, functions: Functions, queue: object, place: object, middleware: tuple[Middleware, ...] = ()) -> None:
         """Run the JobFunc, and write the history if it has used the job's transaction, which is left open.
 
         Args:
             functions: where the JobFunc is.
             queue: the queue object that runs the job.
             place: which queues can store in the job's transaction; see JobScope.
+            middleware: goes around the JobFunc.
 
         Raises:
             PlainFailure, Reschedule, Discard, ErrJobFuncFailed: as run_job_func().
@@ -63,7 +65,9 @@ class AttemptHistory:
         scope = JobScope(queue, self._begin, place)
         try:
             with self._span.current():
-                run_job_func(functions, self._job, self._envelope, scope, self._logger, has_tx=True)
+                run_job_func(
+                    functions, self._job, self._envelope, scope, self._logger, has_tx=True, middleware=middleware
+                )
         finally:
             self._ended = time.monotonic()
         if scope.has_begun:

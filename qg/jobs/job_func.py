@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from qg.failures import Logger, PlainFailure, headline
@@ -12,7 +13,8 @@ from qg.jobs.envelope import PersistencePayload
 from qg.jobs.errors import ErrJobFuncFailed
 from qg.jobs.functions import Function, Functions
 from qg.verdicts import Discard, Reschedule
-from qg.working.handlers import run_handler, unknown_type
+from qg.working.handlers import run_handler, run_within, unknown_type
+from qg.working.hooks import Middleware
 
 __all__ = ["raised_by_job_func", "read_envelope", "run_job_func"]
 
@@ -33,6 +35,7 @@ def run_job_func(
     logger: Logger,
     *,
     has_tx: bool,
+    middleware: tuple[Middleware, ...] = (),
 ) -> None:
     """Run the JobFunc for *job* to its end.
 
@@ -43,6 +46,7 @@ def run_job_func(
         scope: what enqueue() finds in the JobFunc.
         logger: to be told the job's id and type.
         has_tx: whether the JobFunc gets the transaction of *scope*.
+        middleware: goes around the JobFunc.
 
     Raises:
         PlainFailure: if there is no function for it.
@@ -66,7 +70,7 @@ def run_job_func(
             scope=scope if has_tx else None,
             job=job,
         )
-        copy_context().run(_call, job, function, context, payload, scope)
+        copy_context().run(_call, job, function, context, payload, scope, middleware)
     except (PlainFailure, Reschedule, Discard, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit and CancelledError too: they end the job
@@ -81,9 +85,17 @@ def raised_by_job_func(error: BaseException) -> BaseException:
     return cause if cause is not None and str(error) == headline(cause) else error
 
 
-def _call(job: Job, function: Function, context: Context, payload: Any, scope: JobScope) -> None:
+def _call(
+    job: Job,
+    function: Function,
+    context: Context,
+    payload: Any,
+    scope: JobScope,
+    middleware: tuple[Middleware, ...],
+) -> None:
     CTX_JOB_ID.set(context.job_id)
     current_user.set(context.user_id)
     current_tx.set(None)
     current_scope.set(scope)
-    run_handler(job, function.call, context, payload)
+    run = partial(run_within, middleware) if middleware else run_handler
+    run(job, function.call, context, payload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -21,13 +22,14 @@ from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.job_func import raised_by_job_func, read_envelope, run_job_func
 from qg.jobs.memory_schedules import MemorySchedules
 from qg.jobs.memory_store import MemoryStore, utc_now
-from qg.jobs.queue import BaseQueue, Options
+from qg.jobs.queue import BaseQueue, Options, checked_hooks
 from qg.jobs.telemetry import JobSpan, Telemetry
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy, Row, iso_text
 from qg.verdicts import Discard, Reschedule
 from qg.working.event_loop import HandlerLoop
 from qg.working.handlers import Running, running_here
+from qg.working.hooks import Ending, Middleware, OnError, OnExpired
 from qg.working.threads import BackgroundThread, join_all
 
 __all__ = ["MemoryQueue"]
@@ -45,8 +47,8 @@ class MemoryQueue(BaseQueue):
     transaction reaches into memory. A job is given up if its function's retry policy says so, and is gone then.
 
     Args:
-        queue, poll_interval, pool_size, poll_strategy, meter_provider, tracer_provider: as for
-            PostgresJobs.
+        queue, poll_interval, pool_size, poll_strategy, middleware, on_error, on_expired, meter_provider,
+            tracer_provider: as for PostgresJobs.
         backoff: from a job's error count to the seconds until it is run again.
         logger: by default ``logging.getLogger("qg")``.
 
@@ -62,11 +64,15 @@ class MemoryQueue(BaseQueue):
         pool_size: int = 10,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
         backoff: Backoff = que_delay,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
         logger: Logger | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        options = Options(queue, poll_interval, pool_size, poll_strategy)
+        hooks = checked_hooks(middleware, on_error, on_expired)
+        options = Options(queue, poll_interval, pool_size, poll_strategy, hooks=hooks)
         telemetry = Telemetry(meter_provider, tracer_provider)
         self._memory = MemoryStore(poll_strategy)
         schedules = MemorySchedules(self._memory, queue, telemetry)
@@ -136,6 +142,7 @@ class MemoryQueue(BaseQueue):
         again: Row | None = _put_off(row, que_delay(1))
         span: JobSpan | None = None
         error: BaseException | None = None
+        failed: Job | None = None
         try:
             job = _job_of(row)
             envelope = read_envelope(job)
@@ -147,10 +154,20 @@ class MemoryQueue(BaseQueue):
                     store.add(rows)
             again = self._settle(row, error)
             self._log(row, error)
+            if not (error is None or isinstance(error, (Reschedule, Discard))):
+                failed = job
         finally:
             self._memory.end(row, again)
             if span is not None:
                 span.end(error)
+        if failed is not None and error is not None:
+            self._tell(failed, raised_by_job_func(error), again)
+
+    def _tell(self, job: Job, error: BaseException, again: Row | None) -> None:
+        """Call the hooks for *job*, which has failed, and waits as *again*, unless it was given up."""
+        if again is not None:
+            note_row(job, again)
+        self._options.hooks.tell(Ending(job, error, given_up=again is None), self._logger)
 
     def _run_job_func(
         self, job: Job, envelope: PersistencePayload | None, span: JobSpan, outbox: _Outbox
@@ -159,7 +176,13 @@ class MemoryQueue(BaseQueue):
         try:
             with span.current():
                 run_job_func(
-                    self._functions, job, envelope, JobScope(self, lambda: outbox, _PLACE), self._logger, has_tx=False
+                    self._functions,
+                    job,
+                    envelope,
+                    JobScope(self, lambda: outbox, _PLACE),
+                    self._logger,
+                    has_tx=False,
+                    middleware=self._options.hooks.middleware,
                 )
         except BaseException as error:  # whatever the JobFunc raises ends its job, not the worker
             return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from opentelemetry.metrics import MeterProvider
@@ -19,13 +19,14 @@ from qg.jobs.errors import ErrInvalidQueueOpt
 from qg.jobs.functions import Functions
 from qg.jobs.history import AttemptHistory
 from qg.jobs.pool_report import PoolReport
-from qg.jobs.queue import BaseQueue, Options
+from qg.jobs.queue import BaseQueue, Options, checked_hooks
 from qg.jobs.schedules import Schedules
 from qg.jobs.tables import JobsTables, find_tables
 from qg.jobs.telemetry import Telemetry
 from qg.tables import PollStrategy, Table
 from qg.workerpool import WorkerPool
 from qg.working.handlers import WorkFunc, WorkMap
+from qg.working.hooks import Middleware, OnError, OnExpired
 from qg.working.oversight import Oversight
 
 __all__ = ["PostgresJobs", "PostgresJobsHandler"]
@@ -47,6 +48,8 @@ class PostgresJobs(BaseQueue):
         pool_name: names the pool in qg_jobs_worker_pool; by default host, process and four
             characters.
         poll_strategy: which due job is taken first.
+        middleware, on_error, on_expired: as for a :class:`qg.Worker`. The job that they are given is a
+            :class:`qg.Job`; middleware goes around the function, in its context; the error is what the function raised.
         logger: for what the queue and its functions log, and its workers too unless *source* is a
             client, which has a logger of its own; by default that one.
         meter_provider: where metrics go; by default OpenTelemetry's global one.
@@ -69,11 +72,15 @@ class PostgresJobs(BaseQueue):
         connections: int | None = 1,
         pool_name: str | None = None,
         poll_strategy: PollStrategy = PollStrategy.PRIORITY,
+        middleware: Sequence[Middleware] = (),
+        on_error: OnError | None = None,
+        on_expired: OnExpired | None = None,
         logger: Logger | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        options = Options(queue, poll_interval, pool_size, poll_strategy, connections)
+        hooks = checked_hooks(middleware, on_error, on_expired)
+        options = Options(queue, poll_interval, pool_size, poll_strategy, connections, hooks)
         if pool_name is not None and (not isinstance(pool_name, str) or not pool_name):
             raise ErrInvalidQueueOpt(f"pool_name must be a non-empty string, not {pool_name!r}")
         if isinstance(source, Client) and source.runs_synchronously:
@@ -149,6 +156,8 @@ class PostgresJobs(BaseQueue):
             interval=options.poll_interval,
             poll_strategy=options.poll_strategy,
             connections=options.connections,
+            on_error=options.hooks.on_error,
+            on_expired=options.hooks.on_expired,
         )
         pool.oversight = self.oversight
         self._pool = pool  # before it starts, so that a shutdown meanwhile finds it
@@ -167,7 +176,8 @@ class PostgresJobs(BaseQueue):
         return ended
 
     def _work(self, job: Job) -> None:
-        AttemptHistory(job, self._tables, self._telemetry, self._logger).run(self._functions, self, self._place)
+        history = AttemptHistory(job, self._tables, self._telemetry, self._logger)
+        history.run(self._functions, self, self._place, self._options.hooks.middleware)
 
 
 PostgresJobsHandler = PostgresJobs

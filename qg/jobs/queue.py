@@ -36,12 +36,13 @@ from qg.jobs.telemetry import Telemetry
 from qg.retries import RetryPolicy
 from qg.signals import in_signal_handler
 from qg.tables import PollStrategy
+from qg.working.hooks import NO_HOOKS, Hooks
 from qg.working.options import WorkOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BaseQueue", "Options"]
+__all__ = ["BaseQueue", "Options", "checked_hooks"]
 
 _Result = TypeVar("_Result")
 
@@ -59,6 +60,7 @@ class Options:
     pool_size: int
     poll_strategy: PollStrategy
     connections: int | None = None
+    hooks: Hooks = NO_HOOKS
 
     def __post_init__(self) -> None:
         try:
@@ -77,6 +79,18 @@ class Options:
             raise ErrInvalidQueueOpt(
                 f"connections must be a number from 1 to pool_size, {self.pool_size}, or None, not {number!r}"
             )
+
+
+def checked_hooks(middleware: object, on_error: object, on_expired: object) -> Hooks:
+    """Return the hooks of a queue.
+
+    Raises:
+        ErrInvalidQueueOpt: if one of them can't be called as it has to be.
+    """
+    try:
+        return Hooks.of(middleware, on_error, on_expired)
+    except ErrInvalidOption as error:
+        raise ErrInvalidQueueOpt(str(error)) from error
 
 
 class _Schedules(Protocol):

@@ -109,7 +109,8 @@ class Attempt:
         entered: whether somebody is inside the job's ``with`` block.
         observer: who follows the attempt.
         handler: who works the job, or the retry policy that holds for it; None if that isn't known.
-        given_up: whether the job was given up, as far as that is recorded.
+        given_up: whether the job was given up.
+        is_written: whether what became of the row was written to it, and not only found to be somebody else's.
         mutex: is held while the attempt changes; whoever needs it for longer may take it.
     """
 
@@ -122,6 +123,7 @@ class Attempt:
     observer: Observer | None = None
     handler: object = None
     given_up = False
+    is_written = False
     _gives_up = False
 
     def __init__(self, locked: LockedRow) -> None:
@@ -372,6 +374,7 @@ class Attempt:
     def _end(self, state: State) -> None:
         self.row = self._locked.row
         self.given_up = self._locked.expired
+        self.is_written = self._locked.row is not self._locked.as_locked
         self.state = state
 
     def _was_released_unsettled(self) -> bool:
@@ -393,6 +396,7 @@ class InjectedAttempt:
     def __init__(self) -> None:
         self.conn: Any = None
         self.tx: Any = None
+        self.message: str | None = None
         self.state = State.RUNNING
         self.held = True
         self.entered = False
@@ -420,6 +424,7 @@ class InjectedAttempt:
 
     def set_error(self, message: str) -> None:
         """Note that the handler recorded an error."""
+        self.message = message
         self.state = State.FAILED
 
     def expire(self) -> None:

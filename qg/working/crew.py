@@ -147,6 +147,7 @@ class Crew:
             held.delete_apart(runner, cause)
         except Exception:
             self._note_fault(held)
+        runner.tell()
         with self._mutex:
             self._apart.popleft()
             self._over.append(held)

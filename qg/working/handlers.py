@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from functools import partial
 
 from qg.errors import ErrInvalidOption
 from qg.failures import PlainFailure
@@ -13,6 +14,7 @@ from qg.forks import end_if_forked, process_number
 from qg.job import Job, note_handler
 from qg.working.coroutine import HandlerCoroutine
 from qg.working.event_loop import HandlerLoop, run_by_itself
+from qg.working.hooks import Middleware, within
 
 __all__ = [
     "Running",
@@ -21,6 +23,7 @@ __all__ = [
     "call_handler",
     "checked_work_map",
     "run_handler",
+    "run_within",
     "running_here",
     "unknown_type",
 ]
@@ -69,19 +72,32 @@ def checked_work_map(work_map: WorkMap) -> WorkMap:
     return work_map
 
 
-def call_handler(work_map: WorkMap, job: Job) -> None:
-    """Work *job* with the handler of its type.
+def call_handler(work_map: WorkMap, job: Job, middleware: tuple[Middleware, ...] = ()) -> None:
+    """Work *job* with the handler of its type, within *middleware*.
+
+    What a middleware sets in context variables is seen by the handler, and by no later job.
 
     Raises:
         PlainFailure: if there is no such handler, in Go's words.
         TypeError: if the handler is a generator in disguise.
-        BaseException: whatever the handler raises.
+        ErrMiddleware: if a middleware hasn't had the handler called once.
+        BaseException: whatever the handler raises, or a middleware.
     """
     handler = work_map.get(job.type)
     if handler is None:
         raise unknown_type(job)
     note_handler(job, handler)
-    run_handler(job, handler, job)
+    if middleware:
+        copy_context().run(run_within, middleware, job, handler, job)
+    else:
+        run_handler(job, handler, job)
+
+
+def run_within(
+    middleware: tuple[Middleware, ...], job: Job, handler: Callable[..., object], *arguments: object
+) -> None:
+    """Do as run_handler() does, within *middleware*."""
+    run_handler(job, within, middleware, job, partial(run_handler, job, handler, *arguments))
 
 
 def unknown_type(job: Job) -> PlainFailure:

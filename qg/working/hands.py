@@ -8,6 +8,7 @@ from functools import partial
 from qg.failures import Logger
 from qg.working.crew import Crew
 from qg.working.handlers import WorkMap
+from qg.working.hooks import NO_HOOKS, Hooks
 from qg.working.runner import Runner
 from qg.working.threads import BackgroundThread, WakeUp
 
@@ -24,6 +25,7 @@ class Hands:
         settler: the name of the other thread.
         work_map: from job type to handler.
         logger: where it is told how each job went.
+        hooks: what is called around each job, and after those that fail.
 
     Attributes:
         size: how many hands there are.
@@ -35,10 +37,12 @@ class Hands:
 
     crew: Crew
 
-    def __init__(self, names: list[str], settler: str, work_map: WorkMap, logger: Logger) -> None:
+    def __init__(
+        self, names: list[str], settler: str, work_map: WorkMap, logger: Logger, hooks: Hooks = NO_HOOKS
+    ) -> None:
         self.size = len(names)
-        self.reporter = Runner(work_map, logger)
-        hands = [Runner(work_map, logger) for _ in names]
+        self.reporter = Runner(work_map, logger, hooks)
+        hands = [Runner(work_map, logger, hooks) for _ in names]
         self.runners = [self.reporter, *hands]
         self._settling = WakeUp()
         self.threads = [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
-from qg.failures import Logger, PlainFailure, headline, printable
+from qg.failures import Logger, PlainFailure, first_line, headline, printable
 from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt, State
 from qg.lookout import LOOKOUT
 from qg.signals import ends_process
 from qg.verdicts import Discard
 from qg.working.handlers import Running, WorkMap, call_handler, running_here
+from qg.working.hooks import NO_HOOKS, Ending, Hooks
 from qg.working.oversight import Seat
 
 __all__ = ["Runner", "complete_now"]
@@ -36,6 +38,7 @@ class Runner(Running):
     Args:
         work_map: from job type to handler.
         logger: where it is told how each job went.
+        hooks: what is called around each job, and after those that fail.
 
     Attributes:
         seat: what is told of each job, under ``qg work``.
@@ -44,9 +47,13 @@ class Runner(Running):
     seat: Seat | None = None
     _abandons = False
 
-    def __init__(self, work_map: WorkMap, logger: Logger) -> None:
+    def __init__(self, work_map: WorkMap, logger: Logger, hooks: Hooks = NO_HOOKS) -> None:
         self.work_map = work_map
         self._logger = logger
+        self._hooks = hooks
+        self._wants_endings = hooks.wants_endings
+        # Of jobs that have failed, in whichever thread that was settled; their hooks are still to be called.
+        self._endings: deque[Ending] = deque()
         self._current: Job | None = None
         # Whether the last job's handler raised, or its success couldn't be written.
         self.has_failed = False
@@ -75,7 +82,7 @@ class Runner(Running):
         failure: BaseException | None = None
         try:
             try:
-                call_handler(self.work_map, job)
+                call_handler(self.work_map, job, self._hooks.middleware)
                 if complete(job, attempt):
                     return True
             except BaseException as error:  # SystemExit and CancelledError too: they end the job, not the worker
@@ -94,7 +101,10 @@ class Runner(Running):
             self._current = None
             if self.seat is not None:
                 self.seat.end()
-            job.done()
+            try:
+                job.done()
+            finally:
+                self.tell()
 
     def conclude(
         self, job: Job, complete: Callable[[Job, Attempt], bool], failure: BaseException | None, seconds: float
@@ -123,7 +133,10 @@ class Runner(Running):
         finally:
             self.has_failed = failure is not None
             failure = None
-            job.done()
+            try:
+                job.done()
+            finally:
+                self.tell()
 
     @property
     def job(self) -> Job | None:
@@ -149,6 +162,8 @@ class Runner(Running):
         recorded = error is None or attempt.fail(error, job.error)
         if attempt.observer is not None:
             attempt.observer.settled(error)
+        if self._wants_endings and recorded and attempt.is_written:
+            self._note_ending(job, attempt, error)
         if self.seat is None:
             self._log(job, attempt.row.id, attempt.state, error, seconds)
         else:
@@ -156,6 +171,28 @@ class Runner(Running):
                 self._log(job, attempt.row.id, attempt.state, error, seconds)
         attempt.observer = None  # it refers to the job, and only the garbage collector would end the circle
         return recorded
+
+    def tell(self) -> None:
+        """Call the hooks for the jobs that have failed since the last call. Nothing of ours is held meanwhile.
+
+        Raises:
+            BaseException: what ends_process().
+        """
+        if not self._endings:
+            return
+        here = running_here.set(self)
+        try:
+            while self._endings:
+                self._hooks.tell(self._endings.popleft(), self._logger)
+        finally:
+            running_here.reset(here)
+
+    def _note_ending(self, job: Job, attempt: Attempt, error: BaseException | None) -> None:
+        if attempt.state is State.FAILED:
+            raised = PlainFailure(first_line(job.last_error)) if error is None else attempt.raised(error)
+            self._endings.append(Ending(job, raised, attempt.given_up))
+        elif attempt.state is State.EXPIRED:
+            self._endings.append(Ending(job, None, given_up=True))
 
     def log_still_running(self) -> None:
         """Name the job that runs, if one does, in the log."""
@@ -180,7 +217,7 @@ class Runner(Running):
         elif state is State.EXPIRED and error is None:
             self._logger.error("job_expired id=%d type=%s: by its handler", number, printable(job.type))
         else:
-            line = headline(error) if error else (job.last_error or "").split("\n", 1)[0]
+            line = headline(error) if error else first_line(job.last_error)
             trace = None if isinstance(error, PlainFailure) else error
             self._logger.error(
                 "job_failed id=%d type=%s: %s", number, printable(job.type), printable(line), exc_info=trace

@@ -56,7 +56,10 @@ class WorkLoop(Loop):
             self._enlist(self._sound_session(), table)
             return Outcome.PAUSED
         batch = self._batch_to_take_from(table)
-        outcome = self._work_next(batch, table)
+        try:
+            outcome = self._work_next(batch, table)
+        finally:
+            self._runner.tell()  # of jobs that couldn't be deleted with others
         self._due = batch.seconds_until_next
         return outcome
 
@@ -134,6 +137,7 @@ class WorkLoop(Loop):
         batch, self._batch = self._batch, None
         if batch is not None:
             batch.end()
+        self._runner.tell()
 
     def _unlock_what_failed(self, session: Session) -> None:
         session.run(UNLOCK_EVERYTHING)
