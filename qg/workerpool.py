@@ -115,7 +115,7 @@ class WorkerPool(Configurable):
         self.client = client
         # Is told what the workers do; ``qg work`` sets it before the start.
         self.oversight: Oversight | None = None
-        self._hooks = Hooks.of(middleware, on_error, on_expired)
+        self.hooks = Hooks.of(middleware, on_error, on_expired)
         self._engine = engine_of(client)
         self._count = count
         # How many sessions hold locks; each worker has its own unless they share them.
@@ -296,7 +296,7 @@ class WorkerPool(Configurable):
 
     def _start_worker(self, work_map: WorkMap, sessions: list[Session]) -> None:
         """Start a worker on the first of *sessions*, which is its own from then on."""
-        runner = Runner(work_map, self._engine.logger, self._hooks)
+        runner = Runner(work_map, self._engine.logger, self.hooks)
         runner.loop = self._event_loop
         self._seat(runner)
         loop = WorkLoop(self._engine, runner, self._options, self._outage, self._sleepers, sessions[0])
@@ -329,7 +329,7 @@ class WorkerPool(Configurable):
     def _hire(self, names: list[str], work_map: WorkMap) -> CrewHands:
         """Return what runs the jobs of one locker: a worker for each of *names*, to be started after it."""
         settler = f"qg-settler-{self.queue}-{len(self._threads) + 1}"
-        hands = Hands(names, settler, work_map, self._engine.logger, self._hooks)
+        hands = Hands(names, settler, work_map, self._engine.logger, self.hooks)
         for runner in hands.runners:
             runner.loop = self._event_loop
             self._seat(runner)

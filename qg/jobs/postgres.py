@@ -26,7 +26,7 @@ from qg.jobs.telemetry import Telemetry
 from qg.tables import PollStrategy, Table
 from qg.workerpool import WorkerPool
 from qg.working.handlers import WorkFunc, WorkMap
-from qg.working.hooks import Middleware, OnError, OnExpired
+from qg.working.hooks import Hooks, Middleware, OnError, OnExpired
 from qg.working.oversight import Oversight
 
 __all__ = ["PostgresJobs", "PostgresJobsHandler"]
@@ -117,6 +117,11 @@ class PostgresJobs(BaseQueue):
     def work_map(self) -> WorkMap:
         """From job type to what works such a job: the queue itself, for each type that has a function."""
         return self._work_map
+
+    @property
+    def hooks(self) -> Hooks:
+        """What is called around each job, and after those that fail."""
+        return self._options.hooks
 
     def follow(self, job: Job) -> None:
         """Keep a history of an attempt at *job*, which is locked, and which somebody else has begun and will end.

@@ -30,8 +30,9 @@ def record_deaths(
 ) -> None:
     """Record *cause* as the error of each job that ran when a process died, under its lock, which is taken for that.
 
-    The delay until the next try, and whether there is one, is that of the client and its handlers. A job that somebody
-    else has by now is left to them, and so is one that isn't due any more, since somebody has worked it.
+    The delay until the next try, and whether there is one, is that of the client and its handlers; on_error and
+    on_expired hear of it. A job that somebody else has by now is left to them, and so is one that isn't due any more,
+    since somebody has worked it.
 
     Args:
         targets: what the process works.
@@ -43,7 +44,7 @@ def record_deaths(
         psycopg2.Error: if the database can't be reached. Those that are recorded by then aren't due any more.
     """
     for number, (target, overseer) in enumerate(zip(targets, oversight, strict=True)):
-        runner = Runner(target.work_map, target.client.logger)
+        runner = Runner(target.work_map, target.client.logger, target.hooks)
         runner.seat = overseer.seat()
         for job in dead:
             if job.target == number:

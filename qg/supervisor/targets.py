@@ -13,6 +13,7 @@ from qg.supervisor.application import ErrApplication, is_queue, what_it_is
 from qg.supervisor.settings import Settings
 from qg.workerpool import WorkerPool
 from qg.working.handlers import WorkMap
+from qg.working.hooks import Hooks
 from qg.working.oversight import Oversight
 
 __all__ = ["THREADS", "Target", "make_targets"]
@@ -27,10 +28,12 @@ class Target(Protocol):
     Attributes:
         client: where they come from.
         work_map: who works which.
+        hooks: what is called after jobs that fail.
     """
 
     client: Client
     work_map: WorkMap
+    hooks: Hooks
 
     @property
     def pool(self) -> WorkerPool | None:
@@ -60,6 +63,7 @@ class _Pool:
     def __init__(self, pool: WorkerPool, *, owned: bool) -> None:
         self.client = pool.client
         self.work_map = pool.work_map
+        self.hooks = pool.hooks
         self.pool: WorkerPool | None = pool
         self._pool = pool
         self._owned = owned
@@ -90,6 +94,7 @@ class _Queue:
         self._queue = queue
         self.client: Client = queue.client
         self.work_map: WorkMap = queue.work_map
+        self.hooks: Hooks = queue.hooks
 
     @property
     def pool(self) -> WorkerPool | None:

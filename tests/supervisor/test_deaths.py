@@ -80,13 +80,22 @@ def test_the_retry_policy_is_that_of_the_handler(make_database: Callable[..., st
     dsn = make_database()
     jobs.migrate(dsn)
     never = qg.retry(maximum_retry_count=0)
+    heard: list[tuple[int | None, str, bool]] = []
+
+    def note(job: qg.Job, error: BaseException, will_retry: bool) -> None:
+        heard.append((job.id, str(error), will_retry))
+
     tally = Tally(None, nothing)  # type: ignore[arg-type]
-    with qg.Client(dsn) as client, Control(dsn) as control, jobs.PostgresJobs(client, poll_interval=60) as queue:
+    with (
+        qg.Client(dsn) as client,
+        Control(dsn) as control,
+        jobs.PostgresJobs(client, poll_interval=60, on_error=note) as queue,
+    ):
 
         @queue.register_job_func(retry=never)
         def once(ctx: jobs.Context, job: Once) -> None: ...
 
-        pool = qg.WorkerPool(client, {"Once": never(lambda job: None)}, 1)
+        pool = qg.WorkerPool(client, {"Once": never(lambda job: None)}, 1, on_error=note)
         targets = [make_targets(each, Settings("app"))[0] for each in (pool, queue)]
         ids = [client.enqueue(qg.Job("Once")).id, *queue.enqueue(Once())]
         dead = [RunningJob(place, number, 0) for place, number in enumerate(ids)]
@@ -95,6 +104,7 @@ def test_the_retry_policy_is_that_of_the_handler(make_database: Callable[..., st
             job = control.job(number).job
             assert job is not None
             assert job.state is State.EXPIRED
+    assert heard == [(number, "the process died", False) for number in ids]
     assert {outcome for _, _, outcome in tally.counts().jobs} == {"expired"}
 
 
