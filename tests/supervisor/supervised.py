@@ -145,7 +145,8 @@ def queue() -> object:
     """A queue of qg.jobs."""
     from qg import jobs
 
-    queue = jobs.PostgresJobs(DSN, pool_size=2, poll_interval=0.05)
+    client = qg.Client(DSN, backoff=lambda error_count: 3600.0)
+    queue = jobs.PostgresJobs(client, pool_size=2, poll_interval=0.05)
 
     @queue.register_job_func
     def greet(ctx: jobs.Context, job: Greet) -> None:

@@ -49,7 +49,7 @@ def test_a_second_signal_undoes_and_frees_what_runs_and_blames_nobody(
     worker.wait_for("stopping signal=SIGINT")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 128 + signal.SIGTERM
-    eventually(lambda: not [lock for lock in database.locks() if lock in ids], "that the jobs are free", timeout=2)
+    eventually(lambda: not [lock for lock in database.locks() if lock in ids], "that the jobs are free")
     assert [(job, errors, text) for job, _, errors, text in database.jobs()] == [(number, 0, None) for number in ids]
     assert effects() == []
     for number, kind in zip(ids, ("Wait", "Hang"), strict=True):
