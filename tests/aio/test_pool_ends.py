@@ -31,6 +31,7 @@ def pool_of(client: aio.Client, work_map: Any, count: int = 2, **options: Any) -
 
 PROGRAM = """
 import asyncio, sys
+import qg
 from qg import aio
 
 async def main():
@@ -42,6 +43,7 @@ async def main():
             await asyncio.sleep(3600)
         asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline).add_done_callback(lambda f: go_on.set())
         await go_on.wait()
+        await client.enqueue(qg.Job("MyJob"))
 
     async with aio.Client(sys.argv[1]) as client:
         pool = aio.WorkerPool(client, {"MyJob": handler}, 2, interval=0.02)
@@ -78,9 +80,9 @@ def test_at_a_signal_running_jobs_end_and_run_returns(
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(number)
-        fill(database, 1)  # is left
         out, _ = process.communicate("\n", timeout=PATIENCE * 3)
     assert (out, process.returncode) == ("ended\n", 0)
+    # What its handler has enqueued since then.
     assert [(number, count) for number, _, count, _ in database.jobs()] == [(2, 0)]
 
 

@@ -544,11 +544,11 @@ def test_what_is_done_for_a_job_leaves_nothing_to_the_garbage_collector(queue: j
 
     queue.enqueue([Report()] * 3)
     gc.collect()
-    others = {id(each) for each in gc.get_objects() if isinstance(each, qg.Job)}
+    others = {id(each) for each in gc.get_objects() if type(each) is qg.Job}
     gc.disable()
     try:
         worker_of(queue, hands=2).work()
-        assert [each for each in gc.get_objects() if isinstance(each, qg.Job) and id(each) not in others] == []
+        assert [each for each in gc.get_objects() if type(each) is qg.Job and id(each) not in others] == []
     finally:
         gc.enable()
 
