@@ -6,7 +6,7 @@ import contextvars
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -293,7 +293,7 @@ def test_what_a_handler_says_itself_is_told(
 
 
 @each_way
-@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyError])
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_a_hook_that_raises_is_logged_and_costs_no_job_and_no_connection(
     client: qg.Client, database: Database, way: str, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
@@ -355,8 +355,32 @@ def test_an_error_that_is_recorded_on_a_new_session_is_told(client: qg.Client, d
     assert told.errors == [(1, "LookupError", "lost", True)]
 
 
+class UntilItSleeps(UntilEmpty):
+    """Notes how many failures had been told when the worker was about to sleep."""
+
+    def __init__(self, told: list[Any], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._told = told
+        self.told_by_then = -1
+
+    def stop(self) -> None:
+        self.told_by_then = len(self._told)
+        super().stop()
+
+
+@pytest.fixture
+def undeletable(database: Database) -> Iterator[None]:
+    """Jobs can't be deleted."""
+    database.query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;"
+        "CREATE TRIGGER refuse BEFORE DELETE ON que_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    yield
+    database.query("DROP TRIGGER refuse ON que_jobs; DROP FUNCTION refuse")
+
+
 @pytest.mark.parametrize("way", ["batches", "hands"])
-def test_a_job_that_could_not_be_deleted_with_others_is_told(client: qg.Client, database: Database, way: str) -> None:
+def test_a_job_that_could_not_be_deleted_with_others_is_told(client: qg.Client, undeletable: None, way: str) -> None:
     told = Told()
     held: list[str] = []
 
@@ -366,22 +390,22 @@ def test_a_job_that_could_not_be_deleted_with_others_is_told(client: qg.Client, 
         thread.start()
         thread.join(PATIENCE)
 
-    database.query(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;"
-        "CREATE TRIGGER refuse BEFORE DELETE ON que_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
-    try:
-        client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
-        work(client, way, do_nothing, on_error=on_error)
-        assert sorted(told.errors) == [
-            (number, "RaiseException", "not this one\n" + CONTEXT, True) for number in (1, 2)
-        ]
-        assert len(held) == 2
-    finally:
-        database.query("DROP TRIGGER refuse ON que_jobs; DROP FUNCTION refuse")
+    client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
+    options = {"batch_size": 5} if way == "batches" else {"hands": 1}
+    worker = UntilItSleeps(told.errors, client, {"MyJob": do_nothing}, on_error=on_error, **options)
+    worker.work()
+    text = "not this one\nCONTEXT:  PL/pgSQL function refuse() line 1 at RAISE\n"
+    assert sorted(told.errors) == [(number, "RaiseException", text, True) for number in (1, 2)]
+    assert len(held) == 2
+    assert worker.told_by_then == 2
 
 
-CONTEXT = "CONTEXT:  PL/pgSQL function refuse() line 1 at RAISE\n"
+def test_what_could_not_be_deleted_when_the_worker_ended_is_told(client: qg.Client, undeletable: None) -> None:
+    told = Told()
+    client.enqueue(qg.Job("MyJob"))
+    worker = UntilEmpty(client, {"MyJob": lambda job: worker.stop()}, batch_size=5, **told.hooks)
+    worker.work()
+    assert [error for _, error, *_ in told.errors] == ["RaiseException"]
 
 
 def test_the_worker_may_be_shut_down_by_a_hook(client: qg.Client, database: Database) -> None:
