@@ -104,7 +104,8 @@ class Runner(Running):
             try:
                 job.done()
             finally:
-                self.tell()
+                if self._endings:
+                    self.tell()
 
     def conclude(
         self, job: Job, complete: Callable[[Job, Attempt], bool], failure: BaseException | None, seconds: float
@@ -136,7 +137,8 @@ class Runner(Running):
             try:
                 job.done()
             finally:
-                self.tell()
+                if self._endings:
+                    self.tell()
 
     @property
     def job(self) -> Job | None:
