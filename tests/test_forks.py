@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from support import Database, UntilEmpty, take_plainly
@@ -226,3 +227,32 @@ def test_a_verdict_in_a_child_by_hand_passes_on(client: qg.Client, database: Dat
             os._exit(1 if swallowed else 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert database.count() == 1
+
+
+@each_end
+@pytest.mark.parametrize("hook", ["middleware", "on_error", "on_expired"])
+def test_a_child_that_a_hook_has_forked_ends_there(
+    client: qg.Client, database: Database, hook: str, end: tuple[Callable[[], object], int]
+) -> None:
+    ending, status = end
+    statuses: list[int] = []
+
+    def fork(*given: object) -> None:
+        if hook == "middleware":
+            given[1]()  # type: ignore[operator]
+        pid = os.fork()
+        if pid == 0:
+            ending()
+        else:
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    def handler(job: qg.Job) -> None:
+        if hook != "middleware":
+            job.expire()
+            raise LookupError
+
+    fill(database, 1)
+    hooks: dict[str, Any] = {hook: [fork] if hook == "middleware" else fork}
+    UntilEmpty(client, {"MyJob": handler}, **hooks).work()
+    assert statuses == [status]
+    assert database.locks() == []
