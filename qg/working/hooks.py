@@ -186,7 +186,7 @@ def _call(hook: Callable[[], object], option: str, job: Job, logger: Logger) -> 
         end_if_forked(here, error)
         if ends_process(error):
             raise
-        logger.exception("hook_failed hook=%s id=%s type=%s", option, job.id, printable(job.type))
+        logger.exception("hook_failed hook=%s id=%s type=%s", printable(option), printable(job.id), printable(job.type))
     end_if_forked(here)
 
 
