@@ -6,40 +6,45 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from qg.failures import printable
 from qg.working.handlers import running_here
 from qg.working.runner import Runner
 
-__all__ = ["JobFields", "about_job", "formatter_of", "set_up_logs"]
+__all__ = ["AboutJob", "formatter_of", "set_up_logs"]
 
 
-class JobFields(NamedTuple):
-    """The job that a record is about, and, at its end, how it went."""
+class AboutJob:
+    """The job that a record is about, and, at its end, how it went. As a block: what is logged there is about it."""
 
-    id: int | None
-    type: str
-    queue: str
-    seconds: float | None = None
-    error: BaseException | None = None
-    trace_id: str | None = None
+    __slots__ = ("_token", "error", "id", "queue", "seconds", "trace_id", "type")
+
+    def __init__(
+        self,
+        id: int | None,  # noqa: A002 - it has no other name anywhere
+        type: str,  # noqa: A002 - nor has that
+        queue: str,
+        seconds: float | None = None,
+        error: BaseException | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        self.id = id
+        self.type = type
+        self.queue = queue
+        self.seconds = seconds
+        self.error = error
+        self.trace_id = trace_id
+
+    def __enter__(self) -> None:
+        self._token = _about.set(self)
+
+    def __exit__(self, *exception: object) -> None:
+        _about.reset(self._token)
 
 
-_about: ContextVar[JobFields | None] = ContextVar("qg_log_about", default=None)
-
-
-@contextmanager
-def about_job(fields: JobFields) -> Iterator[None]:
-    """Within the block, what is logged is about this job."""
-    token = _about.set(fields)
-    try:
-        yield
-    finally:
-        _about.reset(token)
+_about: ContextVar[AboutJob | None] = ContextVar("qg_log_about", default=None)
 
 
 def set_up_logs(log_format: str) -> None:
@@ -109,7 +114,7 @@ def _job_fields() -> dict[str, Any]:
         job = runner.job if isinstance(runner, Runner) else None
         if job is None:
             return {}
-        fields = JobFields(job.id, job.type, job.queue, trace_id=_current_trace_id())
+        fields = AboutJob(job.id, job.type, job.queue, trace_id=_current_trace_id())
     named: dict[str, Any] = {"job_id": fields.id, "job_type": fields.type, "queue": fields.queue}
     if fields.seconds is not None:
         named["seconds"] = round(fields.seconds, 6)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from qg.job import Job, locked_attempt_of
 from qg.locking.attempt import Attempt
-from qg.supervisor.logs import JobFields, about_job
+from qg.supervisor.logs import AboutJob
 from qg.supervisor.running_jobs import RunningJobs, begin, end
 from qg.supervisor.tally import Tally, outcome_of
 
@@ -67,10 +65,8 @@ class Seat:
             end(self._slot)
         self.job = None
 
-    @contextmanager
-    def settled(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> Iterator[None]:
-        """Count what became of *job*; within the block it is logged."""
+    def settled(self, job: Job, attempt: Attempt, error: BaseException | None, seconds: float) -> AboutJob:
+        """Count what became of *job*; within the block that is returned it is logged."""
         self._tally.count_job(job.queue, job.type, outcome_of(attempt, error), seconds)
         trace_id = None if attempt.observer is None else attempt.observer.trace_id
-        with about_job(JobFields(attempt.row.id, job.type, job.queue, seconds, error, trace_id)):
-            yield
+        return AboutJob(attempt.row.id, job.type, job.queue, seconds, error, trace_id)

@@ -23,6 +23,9 @@ BOUNDS_SECONDS = (0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0, 3
 _MOST_TYPES = 300
 _OTHER = "(other)"
 
+# To look it up in the enum each time would take longer than all the rest.
+_DELETED = State.DELETED
+
 
 @dataclass
 class Counts:
@@ -76,6 +79,17 @@ class Counts:
         )
 
 
+class _Kind:
+    """What was counted of the jobs of one type in one queue."""
+
+    __slots__ = ("buckets", "outcomes", "seconds")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.buckets = [0] * (len(BOUNDS_SECONDS) + 1)
+        self.seconds = 0.0
+
+
 class Tally:
     """Counts in this process. Safe to use from any thread.
 
@@ -88,7 +102,8 @@ class Tally:
         self._limit = limit
         self._reached = reached
         self._mutex = threading.Lock()
-        self._counts = Counts()
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._events: Counter[str] = Counter()
         self._settled = 0
 
     @property
@@ -99,15 +114,11 @@ class Tally:
     def count_job(self, queue: str, job_type: str, outcome: str, seconds: float) -> None:
         """Count a job, and how long it ran."""
         with self._mutex:
-            counts = self._counts
+            kind = self._kinds.get((queue, job_type)) or self._another(queue, job_type)
+            kind.outcomes[outcome] = kind.outcomes.get(outcome, 0) + 1
+            kind.buckets[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+            kind.seconds += seconds
             self._settled += 1
-            key = (queue, job_type)
-            if key not in counts.durations and len(counts.durations) >= _MOST_TYPES:
-                key = (_OTHER, _OTHER)
-            counts.jobs[(*key, outcome)] += 1
-            counts.seconds[key] = counts.seconds.get(key, 0.0) + seconds
-            buckets = counts.durations.setdefault(key, [0] * (len(BOUNDS_SECONDS) + 1))
-            buckets[bisect_left(BOUNDS_SECONDS, seconds)] += 1
             is_last = self._settled == self._limit
         if is_last:
             self._reached()
@@ -115,14 +126,23 @@ class Tally:
     def count_event(self, event: str) -> None:
         """Count something that qg has logged."""
         with self._mutex:
-            self._counts.events[event] += 1
+            self._events[event] += 1
 
     def counts(self) -> Counts:
         """Return what was counted until now."""
-        copy = Counts()
+        counts = Counts()
         with self._mutex:
-            copy.add(self._counts)
-        return copy
+            counts.events.update(self._events)
+            for (queue, job_type), kind in self._kinds.items():
+                counts.durations[queue, job_type] = list(kind.buckets)
+                counts.seconds[queue, job_type] = kind.seconds
+                for outcome, count in kind.outcomes.items():
+                    counts.jobs[queue, job_type, outcome] = count
+        return counts
+
+    def _another(self, queue: str, job_type: str) -> _Kind:
+        key = (queue, job_type) if len(self._kinds) < _MOST_TYPES else (_OTHER, _OTHER)
+        return self._kinds.setdefault(key, _Kind())
 
 
 class EventCounter(logging.Handler):
@@ -148,12 +168,15 @@ class EventCounter(logging.Handler):
 
 def outcome_of(attempt: Attempt, error: BaseException | None) -> str:
     """Return what became of a job, in a word."""
-    if attempt.state is State.GONE:
+    state = attempt.state
+    if state is _DELETED and error is None:  # most of them
+        return "worked"
+    if state is State.GONE:
         return "gone"
     if isinstance(error, Discard):
         return "discarded"
-    if attempt.state is State.RESCHEDULED:
+    if state is State.RESCHEDULED:
         return "rescheduled"
-    if attempt.state is State.EXPIRED or attempt.given_up:
+    if state is State.EXPIRED or attempt.given_up:
         return "expired"
-    return "worked" if error is None and attempt.state is not State.FAILED else "failed"
+    return "worked" if error is None and state is not State.FAILED else "failed"
