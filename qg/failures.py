@@ -14,6 +14,7 @@ from psycopg2.extensions import connection
 from qg.backoff import MAX_SECONDS, Backoff, que_delay
 
 __all__ = [
+    "UNPRINTABLE",
     "Logger",
     "PlainFailure",
     "describe",
@@ -33,7 +34,7 @@ _MAX_TRACEBACK = 10_000
 
 # What ends a line somewhere, or does something to the terminal that shows it: control characters, U+2028 and U+2029,
 # marks that turn the direction of writing, and lone surrogates, which no log file holds.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PlainFailure(Exception):  # noqa: N818 - the text in last_error is all there is to it
@@ -90,7 +91,7 @@ def printable(text: object) -> str:
     passes through here.
     """
     text = str(text)
-    return text if text.isprintable() else _UNPRINTABLE.sub(_escape, text)
+    return text if text.isprintable() else UNPRINTABLE.sub(_escape, text)
 
 
 def _escape(character: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import click
 
-from qg.failures import printable
+from qg.failures import UNPRINTABLE, printable
 
 __all__ = ["Listing", "Output", "Raw", "duration_text", "json_text", "time_text"]
 
@@ -98,7 +99,8 @@ class Output:
         """Print the fields of one thing below each other, for people."""
         width = max(map(len, fields))
         for field, value in fields.items():
-            first, *more = str(value).splitlines() if isinstance(value, str) and value else [_text(value)]
+            # splitlines() would cut at U+0085 and U+2028 too, which JSON and messages may hold.
+            first, *more = re.split(r"\r?\n", value) if isinstance(value, str) else [_text(value)]
             click.echo(f"{field:{width}}  {printable(first)}".rstrip())
             for line in more:
                 click.echo(f"{'':{width}}  {printable(line)}")
@@ -107,8 +109,8 @@ class Output:
 def json_text(value: Any) -> str:
     """Return *value* as JSON on one line: times in ISO 8601, durations in seconds, what is Raw as it stands."""
     if isinstance(value, Raw):
-        # JSON has line ends only between its tokens.
-        return " ".join(value.splitlines())
+        # Tabs and line ends stand between the tokens of JSON; all else that a terminal obeys stands in its strings.
+        return UNPRINTABLE.sub(_json_escape, re.sub(r"[\t\r\n]", " ", value))
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(str(key))}: {json_text(each)}' for key, each in value.items())}}}"
     if isinstance(value, (list, tuple)):
@@ -120,6 +122,10 @@ def json_text(value: Any) -> str:
     if value is None or isinstance(value, (bool, float)):
         return json.dumps(value)
     return str(int(value)) if isinstance(value, int) else json.dumps(str(value))
+
+
+def _json_escape(character: re.Match[str]) -> str:
+    return f"\\u{ord(character[0]):04x}"
 
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))

@@ -83,6 +83,17 @@ def test_programs_get_an_object_a_line(qg: Any, place: Place) -> None:
     assert set(job) >= {"queue", "type", "priority", "run_at", "kwargs", "tags", "finished_at", "expired_at"}
 
 
+def test_json_is_the_same_data_with_nothing_that_a_terminal_obeys(qg: Any, place: Place) -> None:
+    text = "a\u2028b\u2029c\x85d\x9b2Je\x7ff\u202eg ü"
+    place.add(args=f'[\t"{text}",\r\n 1]')
+    (line,) = qg("jobs", "list", "--json").stdout.split("\n")[:-1]
+    assert json.loads(line)["args"] == [text, 1]
+    assert line.isprintable()
+    shown = qg("jobs", "show", 1).stdout
+    assert r"a\u2028b\u2029c\x85d\x9b2Je\x7ff\u202eg ü" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     "options", [["--state", "bad"], ["--args", "7"], ["--args", '0="'], ["--older-than", "-5m"], ["--limit", "0"]]
 )
