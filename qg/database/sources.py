@@ -209,6 +209,8 @@ def connector(dsn: str, name: str) -> Callable[[], connection]:
     # No message here may repeat the string, or a part of it: it can hold a password.
     try:
         parts = parse_dsn(dsn)
+    except UnicodeError:  # it holds lone surrogates, which is how Python reads such bytes of a command line
+        raise ErrUnusable("the source string isn't UTF-8; write it in UTF-8, %XX in a URL too") from None
     except psycopg2.ProgrammingError:
         raise ErrUnusable(
             "the source string is neither a libpq DSN nor a postgresql:// URL; "

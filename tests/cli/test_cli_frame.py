@@ -103,6 +103,12 @@ def test_a_dsn_that_is_none_isnt_repeated(run: Any) -> None:
     assert "hunter2" not in result.output
 
 
+@pytest.mark.parametrize("dsn", ["host=\udcff", "postgresql://ada:hunter2%FF@127.0.0.1/app"])
+def test_a_dsn_that_isnt_utf_8_is_one_line(run: Any, dsn: str) -> None:
+    result = run("stats", "--dsn", dsn, status=2)
+    assert result.stderr == "Error: the source string isn't UTF-8; write it in UTF-8, %XX in a URL too\n"
+
+
 def test_the_database_is_said_in_four_ways(run: Any, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = f"host=127.0.0.1 port={free_port()}"
     run("queues", dsn=nowhere, status=2)

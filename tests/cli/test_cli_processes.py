@@ -75,6 +75,19 @@ def test_a_pipe_that_is_closed_early_ends_it_without_a_word(place: Place) -> Non
         assert running.wait(30) == BY_CLOSED_PIPE
 
 
+def test_closed_files_are_no_reason_to_end(place: Place) -> None:
+    number = place.add()
+    # A connection would have the number of standard output, and be written to.
+    for command, left in ([f"jobs delete {number}", []], ["jobs list", []]):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} -c '{_MAIN}' {command} <&- >&- 2>&-"],
+            env={**os.environ, "QG_DSN": place.dsn},
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, place.ids()) == (0 if "delete" in command else 1, left)
+
+
 def test_ctrl_c_ends_watching_without_a_word(place: Place) -> None:
     place.add()
     with process(place, "stats", "--watch") as running:
