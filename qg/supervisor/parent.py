@@ -224,7 +224,7 @@ class _Parent:
             self._follow_death(place, child, status)
 
     def _follow_orderly_end(self, place: _Place, child: Child) -> None:
-        if self._settings.until_empty and not child.asked:
+        if child.standing is not None and child.standing.nothing_due and not child.asked:
             return  # nothing is left to do for another one
         if self._signal is None:
             self._restarts += 1
@@ -234,7 +234,7 @@ class _Parent:
         jobs = tuple(child.running())
         cause = f"signal {-status} ({name_of(-status)})" if status < 0 else f"exit status {status}"
         ran = f"; it ran {len(jobs)} jobs, ids {', '.join(str(job.id) for job in jobs)}" if jobs else ""
-        if status == 2 and not place.was_ready:  # it has said why
+        if status == 2 and not self._has_been_ready():  # it has said why
             if self._sources is None:
                 self._status = 2
                 self._ask_to_stop(signal.SIGTERM)
@@ -260,6 +260,10 @@ class _Parent:
             printable(ran),
             printable(following),
         )
+
+    def _has_been_ready(self) -> bool:
+        """Whether any process has ever been ready: then there is something that can be worked, and it may be again."""
+        return any(each.was_ready or (each.child is not None and each.child.was_ready) for each in self._places)
 
     def _pause(self, place: _Place, age: float) -> float:
         """Return how long to wait until the next process is started after one that has ended by itself: ever longer."""

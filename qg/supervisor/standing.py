@@ -36,6 +36,7 @@ class Standing:
         settled: how many jobs have come to some end.
         restarts: how many processes have taken the place of others.
         depths: how full the queues are, if that was looked at.
+        nothing_due: whether it ends since no job is due.
         counts: what was counted, if anything is.
     """
 
@@ -49,6 +50,7 @@ class Standing:
     settled: int = 0
     restarts: int = 0
     depths: tuple[QueueDepth, ...] = ()
+    nothing_due: bool = False
     counts: Counts = field(default_factory=Counts)
 
     @property

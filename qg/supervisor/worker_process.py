@@ -16,7 +16,7 @@ import psycopg2
 
 from qg.backoff import reconnect_pause
 from qg.database.outage import Outage
-from qg.errors import QgError
+from qg.errors import ErrTooFewConnections, QgError
 from qg.failures import one_line, printable
 from qg.supervisor.application import ErrApplication, find_application
 from qg.supervisor.deaths import record_deaths
@@ -100,6 +100,7 @@ class WorkerProcess:
         self._stage = "starting"
         self._outage = ""
         self._failed = False
+        self._nothing_due = False
 
     def run(self, first: Callable[[], None] = lambda: None) -> int:
         """Work until the end, and return the exit status. In the main thread.
@@ -112,17 +113,27 @@ class WorkerProcess:
         """
         listen_in_thread(self._signals, self._hear)
         self._tell(self.look())
+        made: list[Target] | None = None
         try:
             found = find_application(self._settings.app)
+        except ErrApplication:
+            raise
+        except BaseException:  # whatever its import raises, the place of it is what helps
+            traceback.print_exc()
+            return 2
+        finally:
+            self._signals.install()  # the application may have handlers of its own
+        try:
             made = self._reach(lambda: make_targets(found, self._settings))
-        except (ErrApplication, QgError, psycopg2.Error):
+        except (QgError, psycopg2.Error):
             raise
         except BaseException:  # SystemExit too: whatever the application does, it can't be worked
             traceback.print_exc()
             return 2
         finally:
-            self._signals.install()  # the application may have handlers of its own
-        self._targets = made or []
+            self._signals.install()
+        with self._mutex:
+            self._targets = made or []
         self._oversight = [Seats(number, self._running, self._tally) for number in range(len(self._targets))]
         try:
             first()
@@ -148,15 +159,17 @@ class WorkerProcess:
                 return
             self._signal = number
             begun = bool(self._targets)
+            # Before the mutex is free: no job may begin in a process that is about to end.
+            self._stopping.set()
         seconds = self._settings.shutdown_timeout
         _logger.info("stopping signal=%s: running jobs have %g s to end", printable(name_of(number)), seconds)
-        if not begun:
+        if begun:
+            alarm = threading.Timer(seconds, self.end_now, (number,))
+            alarm.daemon = True
+            alarm.start()
+        else:
             self._ended()
             end_process(0)
-        alarm = threading.Timer(seconds, self.end_now, (number,))
-        alarm.daemon = True
-        alarm.start()
-        self._stopping.set()
 
     def end_now(self, number: int) -> None:
         """Undo and release what runs, and end the process with 128 and the signal's number."""
@@ -205,6 +218,7 @@ class WorkerProcess:
             busy=sum(each.busy for each in states),
             settled=self._tally.settled,
             depths=() if self._depths is None else self._depths.seen,
+            nothing_due=self._nothing_due,
             counts=self._tally.counts() if self._settings.tells_metrics else Counts(),
         )
 
@@ -245,6 +259,7 @@ class WorkerProcess:
                 self._note_ended_workers(states)
                 return
             if self._settings.until_empty and self._is_done(states):
+                self._nothing_due = True
                 _logger.info("queue_empty: nothing is due any more")
                 return
             self._stopping.wait(_LOOK_SECONDS if self._settings.until_empty else self._next_tick())
@@ -257,7 +272,7 @@ class WorkerProcess:
     def _is_done(self, states: list[PoolState]) -> bool:
         if len(states) < len(self._targets) or not all(each.started and each.resting for each in states):
             return False
-        return all(nothing_is_due(pool) for pool in self._pools())
+        return self._reach(lambda: all(nothing_is_due(pool) for pool in self._pools())) or False
 
     def _pools(self) -> list[WorkerPool]:
         return [pool for target in self._targets if (pool := target.pool) is not None]
@@ -284,16 +299,22 @@ class WorkerProcess:
         self._stopping.set()
 
     def _reach(self, act: Callable[[], _Result]) -> _Result | None:
-        """Return what *act* gives, however long the database can't be reached; None if it is time to end."""
+        """Return what *act* gives, however long the database can't be reached; None if it is time to end.
+
+        A server that has no connection left at the moment is waited for, too; others may end soon.
+        """
         outage = Outage(_logger)
         failures = 0
         while not self._stopping.is_set():
             try:
                 result = act()
-            except psycopg2.OperationalError as error:
+            except (psycopg2.OperationalError, ErrTooFewConnections) as error:
+                if not _may_pass(error):
+                    raise
                 outage.begin_for(self, error)
                 failures += 1
-                self._outage = f"the database can't be reached: {one_line(error)}"
+                what = "the database can't be reached" if isinstance(error, psycopg2.Error) else "it can't connect"
+                self._outage = f"{what}: {one_line(error)}"
                 self._tell(self.look())
                 self._stopping.wait(reconnect_pause(failures, _LONGEST_PAUSE_SECONDS))
             else:
@@ -301,6 +322,11 @@ class WorkerProcess:
                 outage.end_for(self)
                 return result
         return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it helps to wait. A source's own limit stays what it is."""
+    return isinstance(error, psycopg2.OperationalError) or isinstance(error.__cause__, psycopg2.OperationalError)
 
 
 def _why_not_ready(states: list[PoolState], expected: int) -> list[str]:

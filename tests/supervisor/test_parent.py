@@ -150,9 +150,29 @@ def test_what_can_t_be_worked_ends_the_parent_too(dsn: str) -> None:
     assert "RuntimeError: this can't be imported" in done.stderr
 
 
+def test_one_that_can_t_begin_any_more_doesn_t_end_what_has_worked(
+    work: Work, add: Add, effects, tmp_path: Path
+) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    shutil.copy(Path(__file__).parent / "supervised.py", folder)
+    (folder / "app.py").write_text("from supervised import work_map\n")
+    worker = work("app:work_map", "--processes", "1", "--health-file", str(tmp_path / "health"), cwd=folder)
+    eventually(lambda: run("health", "--file", str(tmp_path / "health")).returncode == 0, timeout=30)
+    (folder / "app.py").write_text("raise RuntimeError('not now')\n")
+    os.kill(worker.children()[0], signal.SIGKILL)
+    worker.wait_for("process_died .* exit status 2")
+    (folder / "app.py").write_text("from supervised import work_map\n")
+    ids = add("Note")
+    eventually(lambda: effects() == ids, lambda: worker.log, timeout=20)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
 def test_all_processes_end_when_nothing_is_due(add: Add, dsn: str, effects) -> None:
     ids = add("Note", 50)
-    done = run("work", "supervised:work_map", "--processes", "2", "--until-empty", QG_DSN=dsn)
+    limit = ("--threads", "1", "--max-jobs", "20")
+    done = run("work", "supervised:work_map", "--processes", "2", "--until-empty", *limit, QG_DSN=dsn)
     assert done.returncode == 0, done.stderr
     assert effects() == ids
 
