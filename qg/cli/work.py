@@ -86,7 +86,8 @@ def work(
     qg work app:jobs --processes 2 --health-port 8080 --metrics --log-format json
 
     The first SIGTERM or Ctrl-C lets running jobs end. The second one, or the timeout, undoes and releases them.
-    SIGUSR1 logs what every thread does. With --processes, SIGHUP replaces the processes one after another as they end.
+    SIGUSR1 logs what every thread does. With --processes, SIGHUP lets each process end, however long
+    its jobs take, and replaces it then.
     """
     if metrics and health_port is None:
         raise click.UsageError("--metrics are told at --health-port; give that, too")

@@ -148,7 +148,9 @@ class _Parent:
             elif number == signal.SIGUSR1:
                 self._say(stacks=True)
             elif number == signal.SIGHUP:
-                _logger.info("replacing signal=SIGHUP: each process ends when its jobs have, and another one follows")
+                _logger.info(
+                    "replacing signal=SIGHUP: each process ends when its jobs have, however long they take, and another one follows"
+                )
                 self._replace()
 
     def _stop(self, number: int) -> None:
@@ -163,7 +165,7 @@ class _Parent:
 
     def _replace(self) -> None:
         if self._signal is None:
-            self._ask_to_stop(signal.SIGTERM)
+            self._ask_to_stop(signal.SIGHUP)
             for place in self._places:
                 place.failures = 0
                 if place.child is None:

@@ -35,6 +35,7 @@ from qg.supervisor.targets import Target, make_targets
 from qg.supervisor.unknown_queues import warn_of_unknown
 from qg.workerpool import WorkerPool
 from qg.working.oversight import PoolState
+from qg.working.runner import log_released
 
 __all__ = ["WorkerProcess"]
 
@@ -95,6 +96,7 @@ class WorkerProcess:
         # Guards what follows: the first signal, and that only one thread ends the process.
         self._mutex = threading.Lock()
         self._signal: int | None = None
+        self._hurries = False
         self._times = 0
         self._ends_now = False
         self._stage = "starting"
@@ -153,23 +155,29 @@ class WorkerProcess:
         return self._reach(act) or False
 
     def stop(self, number: int) -> None:
-        """Let running jobs end, because of a signal, and then the process; until the timeout. Again: nothing."""
+        """Let running jobs end, because of a signal, and then the process.
+
+        SIGHUP lets them take as long as they need, until another signal comes; the others until the timeout. Again:
+        nothing.
+        """
+        hurries = number != getattr(signal, "SIGHUP", None)
         with self._mutex:
-            if self._signal is not None:
+            if self._hurries or (self._signal is not None and not hurries):
                 return
-            self._signal = number
+            self._signal, self._hurries = number, hurries
             begun = bool(self._targets)
             # Before the mutex is free: no job may begin in a process that is about to end.
             self._stopping.set()
         seconds = self._settings.shutdown_timeout
-        _logger.info("stopping signal=%s: running jobs have %g s to end", printable(name_of(number)), seconds)
-        if begun:
+        time_to_end = f"{seconds:g} s" if hurries else "as long as they need"
+        _logger.info("stopping signal=%s: running jobs have %s to end", printable(name_of(number)), time_to_end)
+        if not begun:
+            self._ended()
+            end_process(0)
+        elif hurries:
             alarm = threading.Timer(seconds, self.end_now, (number,))
             alarm.daemon = True
             alarm.start()
-        else:
-            self._ended()
-            end_process(0)
 
     def end_now(self, number: int) -> None:
         """Undo and release what runs, and end the process with 128 and the signal's number."""
@@ -182,19 +190,14 @@ class WorkerProcess:
         last.start()
         pools = self._pools()
         for pool in pools:
-            for job in pool.running():
-                _logger.warning(
-                    "job_released id=%d type=%s queue=%s: it hadn't ended, so it was undone; it is free, and no error "
-                    "is counted",
-                    job.id,
-                    printable(job.type),
-                    printable(job.queue),
-                )
-        for pool in pools:
             threading.Thread(target=pool.abandon, daemon=True).start()
         until = time.monotonic() + _LETTING_GO_SECONDS
         while time.monotonic() < until and any(pool.running() for pool in pools):
             time.sleep(0.01)
+        # Not before: one that returned meanwhile is done. What has failed meanwhile was logged where it was undone.
+        for pool in pools:
+            for job in pool.running():
+                log_released(_logger, job)
         _logger.warning("ended status=%d signal=%s", 128 + number, printable(name_of(number)))
         self._ended()
         logging.shutdown()

@@ -17,7 +17,11 @@ from qg.working.handlers import Running, WorkMap, call_handler, running_here
 from qg.working.hooks import NO_HOOKS, Ending, Hooks
 from qg.working.oversight import Seat
 
-__all__ = ["Runner", "complete_now"]
+__all__ = ["Runner", "complete_now", "log_released"]
+
+
+# What became of a job in these states stays, even if its attempt is abandoned afterwards.
+_COMMITTED = (State.FAILED, State.EXPIRED, State.RESCHEDULED, State.GONE, State.ELSEWHERE)
 
 
 def complete_now(job: Job, attempt: Attempt) -> bool:
@@ -160,6 +164,8 @@ class Runner(Running):
         """Record *error*, if there is one, and log how the job went; return whether that could be recorded."""
         if self._abandons and error is not None:
             attempt.abandon()
+            if attempt.state not in _COMMITTED:
+                log_released(self._logger, job)
             return True
         recorded = error is None or attempt.fail(error, job.error)
         if attempt.observer is not None:
@@ -224,3 +230,13 @@ class Runner(Running):
             self._logger.error(
                 "job_failed id=%d type=%s: %s", number, printable(job.type), printable(line), exc_info=trace
             )
+
+
+def log_released(logger: Logger, job: Job) -> None:
+    """Name *job* in the log, which was undone, or will be with the end of the process."""
+    logger.warning(
+        "job_released id=%d type=%s queue=%s: it hadn't ended, so it was undone; it is free, and no error is counted",
+        job.id,
+        printable(job.type),
+        printable(job.queue),
+    )

@@ -135,9 +135,13 @@ def test_a_death_becomes_the_error_of_the_job_with_the_delay_of_the_application_
 def test_after_the_timeout_children_release_their_jobs_and_the_parent_says_so(
     work: Work, add: Add, database: Database
 ) -> None:
+    """A process that is being replaced has all the time it needs, until it is to end for good."""
     (number,) = add("Hang")
-    worker = work("supervised:work_map", "--processes", "1", "--shutdown-timeout", "0.1")
+    worker = work("supervised:work_map", "--processes", "1", "--shutdown-timeout", "0")
     worker.wait_for("hanging")
+    worker.signal(signal.SIGHUP)
+    worker.wait_for("stopping signal=SIGHUP: running jobs have as long as they need to end")
+    assert "job_released" not in worker.log
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 128 + signal.SIGTERM
     assert f"job_released id={number} type=Hang" in worker.log

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +14,7 @@ from types import ModuleType
 
 import psycopg2
 import pytest
-from support import Database
+from support import PATIENCE, Database
 from working import HERE
 
 import qg
@@ -131,3 +134,35 @@ def test_a_signal_at_the_start_leaves_no_job_to_be_interrupted(
     monkeypatch.setattr(qg.supervisor.worker_process, "make_targets", make_after_signal)
     assert process.run() == 0
     assert effects() == []
+
+
+def test_a_job_that_still_returns_at_the_end_is_worked_and_not_said_to_be_released(
+    dsn: str,
+    effects: Callable[[], list[int]],
+    add: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(qg.supervisor.worker_process, "end_process", lambda status: ended.set())
+    monkeypatch.setattr(qg.supervisor.worker_process, "_LAST_SECONDS", 0.0)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+
+    def slow(job: qg.Job) -> None:
+        ending = threading.Thread(target=process.end_now, args=(signal.SIGTERM,))
+        ending.start()
+        threads.append(ending)
+        assert ended.wait(PATIENCE)
+        supervised.note(job)
+
+    threads: list[threading.Thread] = []
+    supervised = importlib.import_module("supervised")
+    monkeypatch.setitem(supervised.work_map, "Note", slow)
+    ids = add("Note")
+    process = process_of(Settings("supervised:work_map", dsn, until_empty=True))
+    with caplog.at_level(logging.INFO):
+        assert process.run() == 0
+    threads[0].join()
+    assert effects() == ids
+    assert "job_worked" in caplog.text
+    assert "job_released" not in caplog.text
