@@ -47,8 +47,12 @@ def main() -> int:
     process = WorkerProcess(settings, signals, RunningJobs(memory), tell, hangs_up=True)
 
     def record(death: Death) -> None:
-        if process.record(death.jobs, death.cause):
-            speaker.say(recorded=death.number)
+        is_recorded = False
+        try:
+            is_recorded = process.record(death)
+        except Exception as error:  # another process may have more luck with it
+            _logger.error("death_unrecorded number=%d: %s", death.number, one_line(error), exc_info=error)
+        speaker.say(**{"recorded" if is_recorded else "unrecorded": death.number})
 
     def begin() -> None:
         for plain in told["deaths"]:

@@ -23,20 +23,22 @@ class Death:
         number: by which the child says that it has recorded the errors.
         jobs: what ran.
         cause: the error of each.
+        at: when it was, by time.monotonic(), which is the same for all processes.
     """
 
     number: int
     jobs: tuple[RunningJob, ...]
     cause: str
+    at: float
 
     def to_plain(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {"number": self.number, "jobs": [list(job) for job in self.jobs], "cause": self.cause}
+        return {"number": self.number, "jobs": [list(job) for job in self.jobs], "cause": self.cause, "at": self.at}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Death:
         """Return what to_plain() was asked of."""
-        return cls(plain["number"], tuple(RunningJob(*job) for job in plain["jobs"]), plain["cause"])
+        return cls(plain["number"], tuple(RunningJob(*job) for job in plain["jobs"]), plain["cause"], plain["at"])
 
 
 class Speaker:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from qg.supervisor.messages import Death, Lines, Speaker
@@ -44,27 +44,26 @@ class Child:
     """
 
     def __init__(self, number: int, settings: Settings, deaths: Sequence[Death]) -> None:
-        self._running, memory = RunningJobs.in_file()
-        commands, ours = os.pipe()
-        self.status, theirs = os.pipe()
-        os.set_blocking(self.status, False)
-        self._speaker = Speaker(ours)
-        files = (commands, theirs, memory)
-        command = [sys.executable, "-m", "qg.supervisor.child", *map(str, files), settings.app, f"#{number}"]
-        try:
+        with ExitStack() as its, ExitStack() as ours:  # its files are closed here in any case
+            self._running, memory = RunningJobs.in_file()
+            its.callback(os.close, memory)
+            commands, says = os.pipe()
+            its.callback(os.close, commands)
+            ours.callback(os.close, says)
+            self.status, tells = os.pipe()
+            its.callback(os.close, tells)
+            ours.callback(os.close, self.status)
+            os.set_blocking(self.status, False)
+            files = (commands, tells, memory)
             self._process = subprocess.Popen(  # noqa: S603 - this Python, and a module of ours
-                command,
+                [sys.executable, "-m", "qg.supervisor.child", *map(str, files), settings.app, f"#{number}"],
                 pass_fds=files,
                 stdin=subprocess.DEVNULL,
                 # Ctrl-C in a terminal is for the parent, which passes it on.
                 start_new_session=True,
             )
-        except OSError:
-            self._close_pipes()
-            raise
-        finally:
-            for file in files:
-                os.close(file)
+            ours.pop_all()
+        self._speaker = Speaker(says)
         self.pid = self._process.pid
         self._lines = Lines()
         self._began = self._heard_at = time.monotonic()
@@ -121,8 +120,5 @@ class Child:
     def close(self, status: int) -> None:
         """Note that it has ended, with this status, and close the pipes."""
         self._process.returncode = status  # or Popen would wait for it
-        self._close_pipes()
-
-    def _close_pipes(self) -> None:
         self._speaker.close()
         os.close(self.status)

@@ -138,6 +138,8 @@ class _Parent:
         for message in child.read():
             if "recorded" in message:
                 self._deaths.pop(message["recorded"], None)
+            elif (number := message.get("unrecorded")) in self._deaths:
+                self._deaths[number] = (self._deaths[number][0], None)
 
     # Signals
 
@@ -148,9 +150,7 @@ class _Parent:
             elif number == signal.SIGUSR1:
                 self._say(stacks=True)
             elif number == signal.SIGHUP:
-                _logger.info(
-                    "replacing signal=SIGHUP: each process ends when its jobs have, however long they take, and another one follows"
-                )
+                _logger.info("replacing signal=SIGHUP: each process ends when its jobs have, and another one follows")
                 self._replace()
 
     def _stop(self, number: int) -> None:
@@ -218,6 +218,8 @@ class _Parent:
         }
         if status == 0 and (child.asked or child.is_ending):
             self._follow_orderly_end(place, child)
+        elif child.asked and status in (-signal.SIGTERM, -signal.SIGINT) and not child.running():
+            self._follow_orderly_end(place, child)  # the same signal came to it before it could hear any
         elif child.asked and (status > 128 or child.killed):
             if self._signal is not None:
                 self._status = 128 + self._signal
@@ -240,11 +242,11 @@ class _Parent:
             if self._sources is None:
                 self._status = 2
                 self._ask_to_stop(signal.SIGTERM)
-            place.start_at = None
+            place.start_at = 0.0 if child.asked else None  # what it has failed with has changed meanwhile
             return
         if jobs:
             self._died += 1
-            self._deaths[self._died] = (Death(self._died, jobs, f"the process died: {cause}"), None)
+            self._deaths[self._died] = (Death(self._died, jobs, f"the process died: {cause}", time.monotonic()), None)
             self._have_recorded()
         self._restarts += 1
         pause = self._pause(place, child.age) if not jobs else _FIRST_PAUSE_SECONDS

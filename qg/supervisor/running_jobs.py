@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 __all__ = ["RunningJob", "RunningJobs", "begin", "end"]
 
-# Jobs that run at once in one process, and that the parent can hear of. 96 kB.
+# Jobs that run at once in one process, and that the parent can hear of. 128 kB.
 _SLOTS = 4096
-_NUMBERS = 3
+_NUMBERS = 4
 _BYTES = _NUMBERS * 8 * _SLOTS
 # No job has this id.
 _NONE = -(2**63)
@@ -24,18 +24,20 @@ class RunningJob(NamedTuple):
         target: the number of what works it, which has its own database perhaps.
         id: the job's.
         backend: the server process that holds its lock; 0 if it isn't known.
+        error_count: how often it had failed before.
     """
 
     target: int
     id: int
     backend: int
+    error_count: int = 0
 
 
 class RunningJobs:
     """A slot for each runner of a process, in a file without a name that parent and child have in memory.
 
-    A slot is three numbers: the target, which is written once, the id of the job that runs, and the server process.
-    Two of them are written when a job begins, and one when it ends.
+    A slot is four numbers: the target, which is written once, the id of the job that runs, the server process, and how
+    often the job had failed. Three of them are written when a job begins, and one when it ends.
 
     Args:
         file: what create() of another process has returned as its file; None makes memory for this process alone.
@@ -78,9 +80,9 @@ class RunningJobs:
         return [job for job in slots if job.id != _NONE]
 
 
-def begin(slot: memoryview, job_id: int, backend: int | None) -> None:
-    """Note that the job with this id runs, under a lock of this server process."""
-    slot[2] = backend or 0
+def begin(slot: memoryview, job_id: int, backend: int | None, error_count: int) -> None:
+    """Note that the job with this id runs, under a lock of this server process; and how often it has failed before."""
+    slot[2], slot[3] = backend or 0, error_count
     slot[1] = job_id
 
 

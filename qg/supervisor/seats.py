@@ -23,6 +23,7 @@ class Seats:
 
     Attributes:
         seats: those that were given out.
+        unseen: tells of jobs that don't run, but are counted and logged.
     """
 
     def __init__(self, target: int, running: RunningJobs, tally: Tally) -> None:
@@ -30,6 +31,7 @@ class Seats:
         self._running = running
         self._tally = tally
         self.seats: list[Seat] = []
+        self.unseen = Seat(None, tally)
 
     def seat(self) -> Seat:
         """Return what is told of another runner's jobs."""
@@ -57,7 +59,7 @@ class Seat:
         self.job, self.thread = job, threading.get_ident()
         if self._slot is not None:
             attempt = locked_attempt_of(job)
-            begin(self._slot, attempt.row.id, attempt.backend_pid)
+            begin(self._slot, attempt.row.id, attempt.backend_pid, attempt.row.error_count)
 
     def end(self) -> None:
         """Note that nothing runs any more."""

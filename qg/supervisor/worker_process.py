@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -22,8 +22,9 @@ from qg.supervisor.application import ErrApplication, find_application
 from qg.supervisor.deaths import record_deaths
 from qg.supervisor.depths import Depths
 from qg.supervisor.emptiness import nothing_is_due
+from qg.supervisor.messages import Death
 from qg.supervisor.metrics import EVENTS
-from qg.supervisor.running_jobs import RunningJob, RunningJobs
+from qg.supervisor.running_jobs import RunningJobs
 from qg.supervisor.seats import Seats
 from qg.supervisor.settings import Settings
 from qg.supervisor.signalled import Signals, end_process, listen_in_thread, name_of
@@ -145,11 +146,11 @@ class WorkerProcess:
             self._drain()
         return 2 if self._failed else 0
 
-    def record(self, dead: Sequence[RunningJob], cause: str) -> bool:
+    def record(self, death: Death) -> bool:
         """Record the errors of jobs that ran in another process, which has died; return False if the end came first."""
 
         def act() -> bool:
-            record_deaths(self._targets, self._oversight, dead, cause)
+            record_deaths(self._targets, self._oversight, death.jobs, death.cause, death.at)
             return True
 
         return self._reach(act) or False

@@ -37,12 +37,16 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted
 """
 
 
-# (id, server process) -> a row if it is this one that has the job's lock; its session is ended then.
+# (id, server process, seconds) -> a row if it is this one that has the job's lock, and its last statement began longer
+# ago than that; its session is ended then. Behind a pooler somebody else may have the session by now.
 END_HOLDER = Statement(
     f"""
-SELECT pg_catalog.pg_terminate_backend(pid) FROM ({LOCKED}) AS locked
+SELECT pg_catalog.pg_terminate_backend(locked.pid) FROM ({LOCKED}) AS locked
+JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid OPERATOR(pg_catalog.=) locked.pid
 WHERE id OPERATOR(pg_catalog.=) $1::bigint
-  AND pid OPERATOR(pg_catalog.=) $2::integer
+  AND locked.pid OPERATOR(pg_catalog.=) $2::integer
+  AND query_start OPERATOR(pg_catalog.<)
+    (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $3::double precision))
 """
 )
 

@@ -236,9 +236,9 @@ def test_what_runs_can_be_read_by_another_process() -> None:
     first, second = child.slot(0), child.slot(1)
     assert first is not None
     assert second is not None
-    begin(first, 7, 4711)
-    begin(second, 2**63 - 1, None)
-    assert running.read() == [RunningJob(0, 7, 4711), RunningJob(1, 2**63 - 1, 0)]
+    begin(first, 7, 4711, 3)
+    begin(second, 2**63 - 1, None, 0)
+    assert running.read() == [RunningJob(0, 7, 4711, 3), RunningJob(1, 2**63 - 1, 0)]
     end(first)
     assert running.read() == [RunningJob(1, 2**63 - 1, 0)]
     slots = [child.slot(0) for _ in range(4094)]
