@@ -61,6 +61,7 @@ def application(make_database: Callable[..., str], version: int) -> Iterator[Pla
             "INSERT INTO qg_jobs_schedule (queue, spec, job_type, args, next_tick_at) "
             "VALUES ('mail', '@daily', 'Report', '{}', now())"
         )
+        place.query("GRANT CREATE ON SCHEMA public TO PUBLIC")  # of which the doctor warns
         with locked_by_others(place, slow, registered=False):
             yield place
 
