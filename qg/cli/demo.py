@@ -13,8 +13,8 @@ import psycopg2
 from psycopg2.extensions import cursor
 
 from qg.cli.display import Display
-from qg.cli.files import printable
 from qg.client import Client
+from qg.failures import printable
 from qg.job import Job
 from qg.schema import migrate
 from qg.tables.demo import ResultStatements

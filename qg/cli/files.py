@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qg.errors import QgError
+from qg.failures import printable
 
-__all__ = ["printable", "text_files"]
+__all__ = ["text_files"]
 
 # What tools put there: copies of files, or other people's.
 _GENERATED = {"build", "dist", "node_modules", "__pycache__"}
@@ -24,17 +25,12 @@ def text_files(folder: Path) -> tuple[list[Path], int]:
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "doesn't exist"
-        raise QgError(f"{printable(str(folder))} {what}; give --path an existing folder")
+        raise QgError(f"{printable(folder)} {what}; give --path an existing folder")
     every = list(_walk(folder))
     files = [path for path in every if _is_text(path)]
     if not files:
-        raise QgError(f"there is no text file below {printable(str(folder))}; give --path another folder")
+        raise QgError(f"there is no text file below {printable(folder)}; give --path another folder")
     return files, len(every) - len(files)
-
-
-def printable(name: str) -> str:
-    """Return *name* with what would upset a terminal written as an escape."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
