@@ -12,25 +12,57 @@ import click
 from qg.cli.values import ARGUMENT, DURATION
 from qg.control import Filter, State
 
-__all__ = ["Meant", "filter_options", "ids_or_filter"]
+__all__ = ["Meant", "filter_option", "filter_options", "ids_or_filter"]
 
 Meant: TypeAlias = "Filter | list[int]"
 
-_OPTIONS = [
-    click.option("--queue", "-q", help="Jobs of this queue."),
-    click.option("--type", help="Jobs of this type."),
-    click.option("--state", type=click.Choice([str(each) for each in State]), help="Jobs in this state."),
-    click.option("--error", metavar="TEXT", help="Whose last error or traceback contains this, in any case."),
-    click.option("--older-than", type=DURATION, help="Due for longer than this: 30s, 5m, 1h30m, 7d."),
-    click.option("--younger-than", type=DURATION, help="Due for a shorter time than this, or not yet."),
+
+def _once(ctx: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """Return the only value, or None; click would take the last of several, and so other jobs than are meant."""
+    if len(values) > 1:
+        raise click.BadParameter("give it once; for several, run the command for each of them", ctx, option)
+    return values[0] if values else None
+
+
+def _paths(ctx: click.Context, option: click.Parameter, values: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
+    """Return what is wanted at each path of the args."""
+    wanted = dict(values)
+    if len(wanted) < len(values):
+        raise click.BadParameter("give each place in the args once", ctx, option)
+    return wanted or None
+
+
+def filter_option(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option that may be given once."""
+    return click.option(*names, multiple=True, callback=_once, **settings)
+
+
+_OPTIONS: list[Callable[..., Any]] = [
+    filter_option("--queue", "-q", help="Only jobs of this queue."),
+    filter_option("--type", help="Only jobs of this type."),
+    filter_option("--state", type=click.Choice([str(each) for each in State]), help="Only jobs in this state."),
+    filter_option(
+        "--error",
+        metavar="TEXT",
+        help="Only jobs with this text in their last error or its traceback. Capital letters don't matter.",
+    ),
+    filter_option("--older-than", type=DURATION, help="Only jobs due for longer than this: 30s, 5m, 1h30m, 7d."),
+    filter_option(
+        "--younger-than", type=DURATION, help="Only jobs due for a shorter time than this, and jobs not due yet."
+    ),
     click.option(
-        "--args", type=ARGUMENT, multiple=True, help="With this in the args, as 0=7 or 0.user_id=7. Several times."
+        "--args",
+        type=ARGUMENT,
+        multiple=True,
+        callback=_paths,
+        help="Only jobs with this in their args: 0=7, or 0.user_id=7. May be given several times; then all must be "
+        "true.",
     ),
 ]
 
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a filter. It is called with a Filter that may say nothing."""
+    """Give a command the options of a filter, each to be given once. It gets a Filter, which may say nothing."""
 
     @functools.wraps(function)
     def command(
@@ -41,10 +73,10 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
         error: str | None,
         older_than: timedelta | None,
         younger_than: timedelta | None,
-        args: tuple[tuple[str, Any], ...],
+        args: dict[str, Any] | None,
         **options: Any,
     ) -> Any:
-        where = Filter(queue, type, state, error, older_than, younger_than, dict(args) or None)
+        where = Filter(queue, type, state, error, older_than, younger_than, args)
         return function(*given, where=where, **options)
 
     asking: Callable[..., Any] = command

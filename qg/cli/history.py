@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qg.cli.asking import ask, yes_option
+from qg.cli.choosing import filter_option
 from qg.cli.commanding import Command
 from qg.cli.options import Asked, common
 from qg.cli.output import Listing, Raw
@@ -92,8 +93,8 @@ def schedules(asked: Asked) -> Status:
 
 
 @click.command(cls=Command, no="no attempt fits")
-@click.option("--queue", "-q", help="Attempts at jobs of this queue.")
-@click.option("--type", help="Attempts at jobs of this type.")
+@filter_option("--queue", "-q", help="Only attempts at jobs of this queue.")
+@filter_option("--type", help="Only attempts at jobs of this type.")
 @click.option("--failed", "success", flag_value="failed", help="Only those that failed.")
 @click.option("--succeeded", "success", flag_value="succeeded", help="Only those that went well.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at the most.")

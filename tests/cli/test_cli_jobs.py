@@ -158,6 +158,22 @@ def test_what_is_meant_must_be_said_once(qg: Any, place: Place) -> None:
     assert place.ids() == [1]
 
 
+def test_what_narrows_is_given_once(qg: Any, place: Place) -> None:
+    place.add()
+    for options in (
+        ["--queue", "a", "-q", "mail"],
+        ["--type", "A", "--type", "SendMail"],
+        ["--state", "failing", "--state", "ready"],
+        ["--error", "a", "--error", "b"],
+        ["--older-than", "9d", "--older-than", "1s"],
+    ):
+        for command in ("list", "delete"):
+            assert "give it once" in qg("jobs", command, *options, status=2).stderr, options
+    assert "give each place in the args once" in qg("jobs", "list", "--args", "0=1", "--args", "0=2", status=2).stderr
+    assert "give it once" in qg("history", "--type", "A", "--type", "B", status=2).stderr
+    assert place.ids() == [1]
+
+
 def test_a_dry_run_changes_nothing(qg: Any, place: Place) -> None:
     first, second = place.add(), place.add()
     assert qg("jobs", "delete", "--all", "--dry-run").stdout == "2 jobs would be deleted.\n"
