@@ -215,6 +215,7 @@ ORDER: dict[str, list[str]] = {
         "status",
         "endings",
         "commanding",
+        "cells",
         "output",
         "values",
         "interrupting",

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import click
 
+from qg.cli import cells
 from qg.failures import UNPRINTABLE, printable
 
 __all__ = ["Listing", "Output", "Raw", "duration_text", "json_text", "time_text"]
@@ -176,9 +177,9 @@ def _measured(things: Sequence[_Thing], listing: Listing[_Thing]) -> tuple[set[s
     right: set[str] = set()
     widths: dict[str, int] = {}
     for name, cell in listing.columns.items():
-        cells = [cell(each) for each in things]
-        widths[name] = max(len(name), *(len(_text(each)) for each in cells))
-        if any(map(_is_number, cells)):
+        found = [cell(each) for each in things]
+        widths[name] = max(cells.width(name), *(cells.width(_text(each)) for each in found))
+        if any(map(_is_number, found)):
             right.add(name)
     return right, widths
 
@@ -189,12 +190,10 @@ def _print_plainly(ahead: Sequence[_Thing], rest: Iterator[_Thing], listing: Lis
     right, widths = _measured(ahead, listing)
     longest = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
-    def line(cells: Mapping[str, str]) -> str:
-        padded = (
-            text.rjust(widths[name]) if name in right else text.ljust(widths[name]) for name, text in cells.items()
-        )
-        text = "  ".join(padded).rstrip()
-        return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
+    def line(texts: Mapping[str, str]) -> str:
+        padded = ((cells.right if name in right else cells.left)(text, widths[name]) for name, text in texts.items())
+        whole = "  ".join(padded).rstrip()
+        return whole if longest is None else cells.cut(whole, longest)
 
     click.echo(line({name: name for name in columns}))
     count = 0
