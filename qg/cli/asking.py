@@ -11,7 +11,7 @@ from qg.cli.status import Status
 
 __all__ = ["ask", "yes_option"]
 
-yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do it without a question.")
 
 
 def ask(question: str) -> None:

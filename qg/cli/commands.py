@@ -21,7 +21,7 @@ _LAZY = {
     "schedules": ("qg.cli.history:schedules", "List the schedules of qg.jobs."),
     "history": ("qg.cli.history:history", "List the attempts that qg.jobs has kept."),
     "prune": ("qg.cli.history:prune", "Delete old attempts from the history of qg.jobs."),
-    "schema": ("qg.cli.schema:schema", "Create the table, or lead it to another version."),
+    "schema": ("qg.cli.schema:schema", "Create the table, change its version."),
     "doctor": ("qg.cli.doctor:doctor", "Check everything, and say what to mend."),
     "work": ("qg.cli.work:work", "Work the jobs of an application."),
     "health": ("qg.cli.health:health", "Say whether a worker does well, for probes."),

@@ -27,9 +27,9 @@ __all__ = ["enqueue"]
 @click.command(cls=Command, no="the file has no job")
 @click.argument("type", required=False)
 @click.argument("args", metavar="[JSON]", required=False)
-@click.option("--queue", "-q", help="The queue; the one without a name by default.")
-@click.option("--priority", type=click.IntRange(-32768, 32767), help="Lower runs first.  [default: 100]")
-@click.option("--in", "delay", type=DURATION, help="Run it after so long: 30s, 5m, 1h30m, 7d.")
+@click.option("--queue", "-q", help="The queue. By default it is the one without a name.")
+@click.option("--priority", type=click.IntRange(-32768, 32767), help="A lower number runs first.  [default: 100]")
+@click.option("--in", "delay", type=DURATION, help="Run it this long from now: 30s, 5m, 1h30m, 7d.")
 @click.option("--at", type=TIME, help="Run it at this time: 2026-12-24T18:00, in the local zone unless it has one.")
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments for Ruby, a JSON object; from version 4 on.")
 @click.option("--tag", "tags", multiple=True, help="A tag, from version 4 on; may be given several times.")
@@ -49,7 +49,7 @@ def enqueue(
 ) -> Status:
     """Store a job, or many.
 
-    JSON are the args, stored as they stand: an array, in a table of version 3 any JSON.
+    JSON is the args, and is stored as you write it. It is an array; a table of version 3 takes any JSON.
 
     With --from, each line is an object with a job's fields: type, args, queue, priority, run_at, kwargs, tags.
     TYPE and the options say what a line leaves out. All lines are stored in one transaction: if one of them is

@@ -96,7 +96,7 @@ def schedules(asked: Asked) -> Status:
 @filter_option("--queue", "-q", help="Only attempts at jobs of this queue.")
 @filter_option("--type", help="Only attempts at jobs of this type.")
 @click.option("--failed", "success", flag_value="failed", help="Only those that failed.")
-@click.option("--succeeded", "success", flag_value="succeeded", help="Only those that went well.")
+@click.option("--succeeded", "success", flag_value="succeeded", help="Only those that succeeded.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at the most.")
 @common
 def history(
@@ -136,11 +136,11 @@ def _attempts(
 
 
 @click.command(cls=Command, no="there is nothing to prune, or the answer was no")
-@click.option("--older-than", type=DURATION, help="Attempts that ended longer ago: 12h, 30d, 8w.")
-@click.option("--keep", type=click.IntRange(1), help="Attempts beyond so many of the newest.")
-@click.option("--payloads-only", is_flag=True, help="Keep their rows, without the args.")
-@click.option("--ticks", is_flag=True, help="Prune what schedules have fired, and not attempts.")
-@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option("--older-than", type=DURATION, help="Delete attempts that ended longer ago than this: 12h, 30d, 8w.")
+@click.option("--keep", type=click.IntRange(1), help="Keep this number of the newest attempts, and delete the others.")
+@click.option("--payloads-only", is_flag=True, help="Delete only the args of the attempts, and keep the rest.")
+@click.option("--ticks", is_flag=True, help="Delete the ticks of schedules instead of attempts.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would be deleted.")
 @yes_option
 @common
 def prune(
@@ -154,8 +154,9 @@ def prune(
 ) -> Status:
     """Delete old attempts from the history of qg.jobs. Jobs aren't touched.
 
-    With both limits goes what is beyond either of them. --ticks prunes what schedules have fired instead; there
-    --keep counts for each schedule. Needs the extra qg[jobs].
+    If you give both --older-than and --keep, an attempt is deleted as soon as one of them says so. With --ticks the
+    command deletes ticks, the records of when a schedule fired, and no attempts; then --keep counts for each schedule.
+    Needs the extra qg[jobs].
 
     \b
     qg prune --older-than 30d --dry-run

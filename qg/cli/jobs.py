@@ -78,14 +78,15 @@ _JOBS: Listing[JobView] = Listing(
 @jobs.command(name="list", cls=Command, no="no job fits")
 @filter_options
 @click.option("--order", type=click.Choice([str(each) for each in Order]), default="newest", show_default=True)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at the most.")
-@click.option("--all", "everything", is_flag=True, help="All that fit, however many they are.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most this many.")
+@click.option("--all", "everything", is_flag=True, help="List all jobs that fit, without a limit.")
 @common
 def list_jobs(asked: Asked, where: Filter, order: str, limit: int, everything: bool) -> Status:
     """List jobs.
 
-    --order newest begins with the job that was enqueued last; next lists jobs queue by queue, as workers take
-    them. Times are in the local zone.
+    A job is listed if it fits all options that are given. Each of them may be given once, except --args. --order
+    newest begins with the job that was enqueued last; next lists jobs queue by queue, as workers take them. Times are
+    in the local time zone.
 
     \b
     qg jobs list
@@ -139,9 +140,9 @@ class _Found:
 @click.argument("id", type=int)
 @common
 def show(asked: Asked, id: int) -> Status:  # noqa: A002 - it is the job's id, and has no other name anywhere
-    """Show one job. Its args, its last error with the traceback, who works it, its attempts.
+    """Show one job: its args, its last error with the traceback, who works it, and its attempts.
 
-    Attempts are known of jobs of qg.jobs, of those too that are done.
+    Only jobs of qg.jobs have attempts. They are kept when the job is done.
 
     \b
     qg jobs show 17

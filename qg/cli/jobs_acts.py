@@ -56,7 +56,7 @@ def _act(name: str, done: str, *options: Callable[..., Any]) -> Callable[[Callab
 
         function: Callable[..., Any] = functools.wraps(act)(run)
         shared = [
-            click.option("--dry-run", is_flag=True, help="Only say what would be done."),
+            click.option("--dry-run", is_flag=True, help="Only say how many jobs would be changed."),
             yes_option,
             by_option,
             common,
@@ -151,7 +151,7 @@ def retry(control: Control, what: Meant, **how: Any) -> Report:
 
 @_act("run-now", "made due")
 def run_now(control: Control, what: Meant, **how: Any) -> Report:
-    """Let jobs be due at once that aren't yet. How often they have failed stays as it is.
+    """Make jobs due now that are scheduled for later. Their count of errors stays as it is.
 
     \b
     qg jobs run-now 17
@@ -174,7 +174,7 @@ def delete(control: Control, what: Meant, **how: Any) -> Report:
 
 @_act("cancel", "deleted")
 def cancel(control: Control, what: Meant, **how: Any) -> Report:
-    """Delete jobs, those too that somebody works.
+    """Delete jobs, even those that somebody works.
 
     The handler isn't interrupted. What it writes through job.tx isn't kept; what it does elsewhere is. If its pool
     listens, job.lost is true for it, and a coroutine is cancelled.
@@ -187,7 +187,7 @@ def cancel(control: Control, what: Meant, **how: Any) -> Report:
 
 @_act("expire", "given up")
 def expire(control: Control, what: Meant, **how: Any) -> Report:
-    """Give jobs up, and keep them. Nobody works them until qg jobs retry.
+    """Give jobs up, but keep them. No worker takes them until you type qg jobs retry.
 
     \b
     qg jobs expire 17
@@ -199,11 +199,11 @@ def expire(control: Control, what: Meant, **how: Any) -> Report:
 @_act(
     "reschedule",
     "rescheduled",
-    click.option("--in", "after", type=DURATION, help="Due after so long: 30s, 5m, 1h30m, 7d."),
-    click.option("--at", type=TIME, help="Due at this time: 2026-12-24T18:00, in the local zone unless it has one."),
+    click.option("--in", "after", type=DURATION, help="How long from now: 30s, 5m, 1h30m, 7d."),
+    click.option("--at", type=TIME, help="At this time: 2026-12-24T18:00, in the local zone unless it has one."),
 )
 def reschedule(control: Control, what: Meant, after: timedelta | None, at: datetime | None, **how: Any) -> Report:
-    """Let jobs that are still to be done be due at another time.
+    """Set another time for jobs that are still to be done.
 
     \b
     qg jobs reschedule 17 --in 2h
@@ -217,7 +217,13 @@ def reschedule(control: Control, what: Meant, after: timedelta | None, at: datet
 @_act(
     "set-priority",
     "changed",
-    click.option("--to", "priority", type=click.IntRange(-32768, 32767), required=True, help="Lower runs first."),
+    click.option(
+        "--to",
+        "priority",
+        type=click.IntRange(-32768, 32767),
+        required=True,
+        help="The priority. A lower number runs first.",
+    ),
 )
 def set_priority(control: Control, what: Meant, priority: int, **how: Any) -> Report:
     """Set the priority of jobs that are still to be done.
@@ -232,8 +238,8 @@ def set_priority(control: Control, what: Meant, priority: int, **how: Any) -> Re
 @_act(
     "move",
     "moved",
-    click.option("--to", "target", metavar="QUEUE", required=True, help="The queue where they are to be."),
-    click.option("--even-if-unknown", is_flag=True, help="It may be a queue that nobody knows yet."),
+    click.option("--to", "target", metavar="QUEUE", required=True, help="The queue to move them to."),
+    click.option("--even-if-unknown", is_flag=True, help="Allow a queue that nobody knows yet."),
 )
 def move(control: Control, what: Meant, target: str, even_if_unknown: bool, **how: Any) -> Report:
     """Move jobs that are still to be done into another queue.

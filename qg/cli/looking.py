@@ -17,7 +17,7 @@ from qg.control import Control, Count, ErrorGroup, Overview, QueueView, Trend, W
 
 __all__ = ["errors", "stats", "workers"]
 
-_exact_option = click.option("--exact", is_flag=True, help="Count every job, however long that takes.")
+_exact_option = click.option("--exact", is_flag=True, help="Count every job, even if it takes long; no estimates.")
 
 
 class _Standing(NamedTuple):
@@ -84,9 +84,9 @@ _TREND: Mapping[str, Callable[[_Standing], Any]] = {
 def stats(asked: Asked, exact: bool, watched: bool) -> None:
     """Show how the queues stand.
 
-    A queue is working, idle, paused, or nobody works it. Its jobs are due, scheduled for later, failing (to be
-    tried again; those that are due count there too), expired (given up) or finished. "late by" is how long the
-    oldest due job has been waiting. In a table of more than 16 MB some numbers are estimates, marked by ≈.
+    A queue is working, idle, paused, or nobody works it. Its jobs are due, scheduled for later, failing (they will
+    be tried again; a failing job that is due counts as due, too), expired (given up) or finished. "late by" is how
+    long the oldest due job has been waiting. In a table of more than 16 MB some numbers are estimates, marked by ≈.
 
     \b
     qg stats
@@ -164,8 +164,9 @@ def _works(worker: WorkerView) -> bool:
 def workers(asked: Asked, watched: bool) -> Status:
     """Show who works what: each session that works jobs, or holds the lock of one.
 
-    Python's, Ruby's and Go's. --quiet prints the numbers of the server's processes, as pg_terminate_backend() takes
-    them. PostgreSQL shows statements and times of other roles to members of pg_read_all_stats alone.
+    Workers in Python, Ruby and Go are listed. --quiet prints the process numbers of their sessions on the server;
+    pg_terminate_backend() takes such a number. PostgreSQL shows the statements and times of other roles only to
+    members of pg_read_all_stats.
 
     \b
     qg workers
@@ -234,7 +235,7 @@ class _ErrorsAt(NamedTuple):
 def errors(asked: Asked, exact: bool, watched: bool) -> None:
     """Show what fails, and why: jobs by their type and the first line of their error, the most frequent first.
 
-    "for example" is the job that was enqueued last; qg jobs show has its traceback. In a table of more than 16 MB
+    "for example" is the last enqueued job of a line; qg jobs show prints its traceback. In a table of more than 16 MB
     some numbers are estimates, marked by ≈. --quiet prints one job of each group.
 
     \b

@@ -26,11 +26,13 @@ database_option = click.option(
     "--dsn",
     envvar=["QG_DSN", "DATABASE_URL"],
     default="",
-    help="The database, as a URL or a libpq DSN. Otherwise QG_DSN, DATABASE_URL, or libpq's variables (PGHOST, …) "
-    "say which. Others on the machine can read what stands on a command line; a password is safer in a variable.",
+    help="The database, as a URL or a libpq DSN. Without it, the variable QG_DSN or DATABASE_URL is used, or libpq's "
+    "own (PGHOST, …). Other users of the machine can see a command line, so keep a password in a variable.",
 )
 
-by_option = click.option("--by", metavar="NAME", help="Who does it, for the log and for others.  [default: your login]")
+by_option = click.option(
+    "--by", metavar="NAME", help="Who does this; it is shown to others and in the log.  [default: your login]"
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def common(function: _Function) -> Callable[..., Any]:
     """Give a command --dsn, --json and --quiet. It is called with an Asked, and with its own options."""
 
     @database_option
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, an object a line.")
-    @click.option("--quiet", is_flag=True, help="Print ids or names alone, one a line.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, one object on each line.")
+    @click.option("--quiet", is_flag=True, help="Print only ids or names, one on each line.")
     @functools.wraps(function)
     def command(dsn: str, as_json: bool, quiet: bool, **options: Any) -> Any:
         if as_json and quiet:

@@ -22,7 +22,7 @@ __all__ = ["pause", "queues", "resume"]
 @click.option("--for", "duration", type=DURATION, help="Go on after so long: 30s, 5m, 1h30m, 7d.")
 @click.option("--until", type=TIME, help="Go on at this time: 2026-12-24T18:00, in the local zone unless it has one.")
 @click.option("--reason", default="", help="For those who see the pause.")
-@click.option("--even-if-unknown", is_flag=True, help="It may be a queue that nobody knows yet.")
+@click.option("--even-if-unknown", is_flag=True, help="Allow a queue that nobody knows yet.")
 @by_option
 @common
 def pause(
@@ -36,8 +36,9 @@ def pause(
 ) -> Status:
     """Let workers take no more jobs of a queue. Jobs that are running end, and jobs can still be enqueued.
 
-    qg's workers obey within two seconds. Ruby's and Go's don't know of pauses; those that are seen are named. Without
-    --for or --until it holds until qg resume. A queue that is paused already is paused anew.
+    qg's workers obey within two seconds. Workers in Ruby and Go don't know pauses; those that are seen are named.
+    Without --for or --until the pause lasts until qg resume. If the queue is paused already, the new pause replaces
+    the old one.
 
     \b
     qg pause mail
@@ -112,7 +113,7 @@ _QUEUES: Listing[QueueView] = Listing(
 def queues(asked: Asked) -> Status:
     """List the queues, and which are paused: since when, until when, by whom and why.
 
-    Those with jobs to be done, with workers, or with a pause.
+    A queue is listed if it has jobs to be done, or workers, or is paused.
 
     \b
     qg queues

@@ -16,13 +16,15 @@ __all__ = ["schema"]
 _WORKED = range(3, 8)
 
 notify_option = click.option(
-    "--notify", is_flag=True, help="A trigger for version 3 that tells listening pools of new jobs; others have one."
+    "--notify",
+    is_flag=True,
+    help="Add a trigger that tells listening pools of new jobs. Version 3 alone needs it.",
 )
 
 
 @click.group(cls=Group, no="there is no table; or another one than is asked for")
 def schema() -> None:
-    """Create the table, or lead it to another version, or print the SQL for that.
+    """Create the table, change its version, or print the SQL for that.
 
     \b
     qg schema install
@@ -35,7 +37,7 @@ def schema() -> None:
 @schema.command(cls=Command, no="there is no table, or one that qg doesn't work")
 @common
 def status(asked: Asked) -> Status:
-    """Tell of which version the table is.
+    """Say which version the table has.
 
     \b
     qg schema status
@@ -55,12 +57,14 @@ def status(asked: Asked) -> Status:
 
 
 @schema.command(cls=Command, no="there is a table of another version")
-@click.option("--version", type=click.IntRange(3, 7), help="Of the table.  [default: 3, or the one that is there]")
+@click.option(
+    "--version", type=click.IntRange(3, 7), help="The version of the table.  [default: 3, or the one that is there]"
+)
 @notify_option
-@click.option("--jobs", "with_jobs", is_flag=True, help="The tables of qg.jobs as well; needs the extra qg[jobs].")
+@click.option("--jobs", "with_jobs", is_flag=True, help="Also create the tables of qg.jobs; needs the extra qg[jobs].")
 @common
 def install(asked: Asked, version: int | None, notify: bool, with_jobs: bool) -> Status:
-    """Create the table of jobs, and what belongs to it. What is there stays as it is.
+    """Create the table of jobs, and what belongs to it. What exists already isn't changed.
 
     The owner of the table can run it again at any time, after an upgrade of qg for instance: it adds what is
     missing, such as the table of paused queues.
@@ -87,12 +91,17 @@ def install(asked: Asked, version: int | None, notify: bool, with_jobs: bool) ->
 
 
 @schema.command(cls=Command, no="the answer was no")
-@click.option("--version", type=click.IntRange(0, 7), required=True, help="Up or down to this one; 0 drops the table.")
+@click.option(
+    "--version",
+    type=click.IntRange(0, 7),
+    required=True,
+    help="The version that the table gets, a higher or a lower one; 0 drops the table.",
+)
 @notify_option
 @yes_option
 @common
 def migrate(asked: Asked, version: int, notify: bool, yes: bool) -> Status:
-    """Lead the table to another version, as Ruby's Que.migrate! does.
+    """Change the version of the table, as Ruby's Que.migrate! does.
 
     Everybody waits while it rewrites the jobs. Python's clients and workers notice, and go on; Ruby's and Go's must
     be of a kind that fits. Down to 3, finished jobs and tags are lost.
@@ -115,8 +124,17 @@ def migrate(asked: Asked, version: int, notify: bool, yes: bool) -> Status:
 
 
 @schema.command(name="sql", cls=Command)
-@click.option("--version", type=click.IntRange(1, 7), default=3, show_default=True, help="To this version.")
-@click.option("--from", "found", type=click.IntRange(0, 7), default=0, show_default=True, help="From this one.")
+@click.option(
+    "--version", type=click.IntRange(1, 7), default=3, show_default=True, help="The version that the SQL leads to."
+)
+@click.option(
+    "--from",
+    "found",
+    type=click.IntRange(0, 7),
+    default=0,
+    show_default=True,
+    help="The version that it starts from; 0 is no table.",
+)
 @click.option("--schema", "place", default="public", show_default=True, help="The schema of the table.")
 @notify_option
 def print_sql(version: int, found: int, place: str, notify: bool) -> None:

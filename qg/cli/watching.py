@@ -17,7 +17,7 @@ from qg.failures import one_line
 __all__ = ["Looks", "watch", "watch_option"]
 
 watch_option = click.option(
-    "--watch", "watched", is_flag=True, help="Look again every second, with rates, until Ctrl-C (exit status 130)."
+    "--watch", "watched", is_flag=True, help="Look again every second until Ctrl-C (exit status 130), and show rates."
 )
 
 _Look = TypeVar("_Look")
