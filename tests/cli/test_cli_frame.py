@@ -61,6 +61,13 @@ def test_a_command_that_there_isnt_is_told_with_those_that_there_are(run: Any) -
     assert "No such option" in run("--nope", status=2).stderr
 
 
+def test_the_shell_is_told_how_to_complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_QG_COMPLETE", "bash_source")
+    with pytest.raises(SystemExit):
+        commands(prog_name="qg")
+    assert "complete -o nosort -F _qg_completion qg" in capsys.readouterr().out
+
+
 def test_wrong_options_are_exit_status_2(run: Any) -> None:
     run("stats", "--nope", status=2)
     run("jobs", "show", "x", status=2)

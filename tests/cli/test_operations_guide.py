@@ -78,6 +78,8 @@ def test_every_command_runs_in_turn(
         if words[0] == "qg" and not re.search(r"[|>$]", command):
             run(*words[1:], dsn=application.dsn, status=status)
             continue
+        if application.version != 3:  # what is left starts processes, which take long; once is enough
+            continue
         done = subprocess.run(
             ["bash", "-c", command],
             env={**os.environ, "QG_DSN": application.dsn, "PATH": f"{script}:{os.environ['PATH']}"},
@@ -87,8 +89,9 @@ def test_every_command_runs_in_turn(
             check=False,
         )
         assert (done.returncode, done.stderr.replace(_UNKNOWN, "")) == (status, ""), command
-    assert (tmp_path / "expired.jsonl").read_text().startswith('{"id": ')
-    assert "que_lockers" in (tmp_path / "to_7.sql").read_text()
+    if application.version == 3:
+        assert (tmp_path / "expired.jsonl").read_text().startswith('{"id": ')
+        assert "que_lockers" in (tmp_path / "to_7.sql").read_text()
 
 
 # What ends the loop that waits until a queue is empty.
