@@ -194,6 +194,10 @@ class WorkerPool(Configurable):
             return False
         return self._wait(deadline)
 
+    def stop(self) -> None:
+        """Ask the workers to take no new jobs; shutdown() waits for them. Does nothing before start()."""
+        self._begin_shutdown()
+
     def look(self) -> PoolState:
         """Return how the pool stands. Asks nobody, and waits for nothing."""
         now, loops, runners = time.monotonic(), list(self._loops), list(self._runners)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg2
 
-from qg.client import Client
+from qg.client import Client, engine_of
 from qg.control import Control
 from qg.errors import QgError
 from qg.failures import one_line
 from qg.supervisor.standing import QueueDepth
+from qg.workerpool import WorkerPool
 
 __all__ = ["Depths"]
 
@@ -22,15 +23,20 @@ _PAUSE_SECONDS = 15.0
 
 
 class Depths:
-    """Looks every 15 s, in a thread of its own, how full all queues are that the clients' tables have.
+    """Looks every 15 s, in a thread of its own, how full the queues are that are worked.
+
+    Anybody can make up other queues, and their number is without bound.
+
+    Args:
+        pools: returns what works them; called in that thread.
 
     Attributes:
         seen: what was seen last.
     """
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, pools: Callable[[], Sequence[WorkerPool]]) -> None:
         self.seen: tuple[QueueDepth, ...] = ()
-        self._controls = [Control(client) for client in dict.fromkeys(clients)]
+        self._pools = pools
         self._stopped = threading.Event()
         self._has_failed = False
         threading.Thread(target=self._run, name="qg-depths", daemon=True).start()
@@ -42,7 +48,12 @@ class Depths:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self.seen = tuple(depth for control in self._controls for depth in _depths(control))
+                pools = self._pools()
+                self.seen = tuple(
+                    depth
+                    for client in dict.fromkeys(pool.client for pool in pools)
+                    for depth in _depths(client, {pool.queue for pool in pools if pool.client is client})
+                )
                 self._has_failed = False
             except (QgError, psycopg2.Error) as error:
                 if not self._has_failed and not self._stopped.is_set():
@@ -51,8 +62,9 @@ class Depths:
             self._stopped.wait(_PAUSE_SECONDS)
 
 
-def _depths(control: Control) -> list[QueueDepth]:
-    overview = control.overview()
+def _depths(client: Client, queues: set[str]) -> list[QueueDepth]:
+    overview = Control(client).overview()
+    names = engine_of(client).database.run(lambda session, table: {table.queue_name(queue) for queue in queues})
     return [
         QueueDepth(
             queue.queue,
@@ -61,4 +73,5 @@ def _depths(control: Control) -> list[QueueDepth]:
             0.0 if queue.oldest_due is None else max((overview.at - queue.oldest_due).total_seconds(), 0.0),
         )
         for queue in overview.queues
+        if queue.queue in names
     ]

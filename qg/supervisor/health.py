@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from qg.errors import QgError
 from qg.failures import printable
@@ -22,8 +26,9 @@ __all__ = ["ErrAddress", "HealthFile", "HealthServer"]
 
 _logger = logging.getLogger("qg")
 
-# How long somebody may take to ask, or to read the answer.
+# How long somebody may take to ask, and to read the answer, in all; and how many may do so at once.
 _PATIENCE_SECONDS = 5.0
+_MOST_ASKING = 32
 # How long close() may take.
 _POLL_SECONDS = 0.2
 
@@ -88,7 +93,29 @@ class _Server(ThreadingHTTPServer):
         self.answer = answer
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
         self.address_family = family
+        # Who asks, until when; both of the thread that accepts, and of those that answer.
+        self._asking: dict[socket.socket, float] = {}
         super().__init__((address.host, address.port), _Request)
+
+    def verify_request(self, request: Any, client_address: object) -> bool:
+        """Whether there is room for one more who asks."""
+        if len(self._asking) >= _MOST_ASKING:
+            return False
+        self._asking[request] = time.monotonic() + _PATIENCE_SECONDS
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the connection."""
+        self._asking.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End the connections of those who are too slow. Called several times a second."""
+        now = time.monotonic()
+        for request, deadline in list(self._asking.items()):
+            if now >= deadline:
+                with suppress(OSError):  # it has ended meanwhile
+                    request.shutdown(socket.SHUT_RDWR)
 
     def server_bind(self) -> None:
         """Bind, without the look at the name server that HTTPServer takes."""
@@ -99,7 +126,9 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: whoever has asked has gone, or was too slow."""
+        """Log what is no trouble with the connection: whoever has asked may have gone, or have been too slow."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _logger.exception("health_failed")
 
 
 class _Request(BaseHTTPRequestHandler):
@@ -120,7 +149,11 @@ class _Request(BaseHTTPRequestHandler):
         """Nothing: somebody asks every few seconds."""
 
     def _answer(self, *, with_body: bool) -> None:
-        status, kind, body = self.server.answer(self.path.split("?", 1)[0])
+        try:
+            status, kind, body = self.server.answer(self.path.split("?", 1)[0])
+        except Exception:
+            _logger.exception("health_failed path=%s", printable(self.path))
+            status, kind, body = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", b"see the log\n"
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -169,9 +202,10 @@ class HealthFile:
             self._path.unlink()
 
     def _replace(self, told: bytes) -> None:
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
         try:
-            new.write_bytes(told)
+            with new.open("xb") as file:  # never through a link that somebody has put there
+                file.write(told)
             new.replace(self._path)
         except OSError:
             with suppress(OSError):

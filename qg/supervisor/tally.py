@@ -13,14 +13,15 @@ from typing import Any
 from qg.failures import Logger
 from qg.locking.attempt import Attempt, State
 from qg.verdicts import Discard
+from qg.working.handlers import WorkMap
 
 __all__ = ["BOUNDS_SECONDS", "Counts", "EventCounter", "Tally", "outcome_of"]
 
 BOUNDS_SECONDS = (0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0, 3600.0)
 """The upper bounds of what is counted by duration; the last count is of those that took longer."""
 
-# Types come from whoever can enqueue. So many of them are told apart, and the others are one.
-_MOST_TYPES = 300
+# Types come from whoever can enqueue. Those that nobody works are one, and of so many it is added up in all.
+_MOST_TYPES = 1000
 _OTHER = "(other)"
 
 # To look it up in the enum each time would take longer than all the rest.
@@ -49,15 +50,21 @@ class Counts:
         return sum(self.jobs.values())
 
     def add(self, other: Counts) -> None:
-        """Add what *other* has counted."""
-        self.jobs.update(other.jobs)
+        """Add what *other* has counted. Once there are a thousand types, a new one becomes "(other)" of its queue."""
         self.events.update(other.events)
-        for key, seconds in other.seconds.items():
-            self.seconds[key] = self.seconds.get(key, 0.0) + seconds
         for key, buckets in other.durations.items():
-            ours = self.durations.setdefault(key, [0] * len(buckets))
+            ours = self.durations.setdefault(self._key(*key), [0] * len(buckets))
             for place, count in enumerate(buckets):
                 ours[place] += count
+        for (queue, kind, outcome), count in other.jobs.items():
+            self.jobs[(*self._key(queue, kind), outcome)] += count
+        for key, seconds in other.seconds.items():
+            ours_too = self._key(*key)
+            self.seconds[ours_too] = self.seconds.get(ours_too, 0.0) + seconds
+
+    def _key(self, queue: str, kind: str) -> tuple[str, str]:
+        is_told_apart = (queue, kind) in self.durations or len(self.durations) < _MOST_TYPES
+        return queue, kind if is_told_apart else _OTHER
 
     def to_plain(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -96,6 +103,9 @@ class Tally:
     Args:
         limit: after how many jobs *reached* is called; None means never.
         reached: waits for nothing.
+
+    Attributes:
+        work_maps: of what is worked. A job of another type is counted as one of type "(other)".
     """
 
     def __init__(self, limit: int | None, reached: Callable[[], None]) -> None:
@@ -105,6 +115,7 @@ class Tally:
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._events: Counter[str] = Counter()
         self._settled = 0
+        self.work_maps: list[WorkMap] = []
 
     @property
     def settled(self) -> int:
@@ -141,8 +152,8 @@ class Tally:
         return counts
 
     def _another(self, queue: str, job_type: str) -> _Kind:
-        key = (queue, job_type) if len(self._kinds) < _MOST_TYPES else (_OTHER, _OTHER)
-        return self._kinds.setdefault(key, _Kind())
+        is_known = any(job_type in each for each in self.work_maps)
+        return self._kinds.setdefault((queue, job_type if is_known else _OTHER), _Kind())
 
 
 class EventCounter(logging.Handler):

@@ -137,6 +137,7 @@ class WorkerProcess:
             self._signals.install()
         with self._mutex:
             self._targets = made or []
+        self._tally.work_maps = [target.work_map for target in self._targets]
         self._oversight = [Seats(number, self._running, self._tally) for number in range(len(self._targets))]
         try:
             first()
@@ -251,7 +252,7 @@ class WorkerProcess:
                 self._reach(partial(warn_of_unknown, target.client, target.pool.queue))
             self._reach(partial(target.start, oversight))
         if self._settings.looks_at_queues:
-            self._depths = Depths([target.client for target in self._targets])
+            self._depths = Depths(self._pools)
         self._stage = "working"
 
     def _live(self) -> None:
@@ -299,8 +300,11 @@ class WorkerProcess:
         _logger.info("ended jobs=%d", self._tally.settled)
 
     def _reach_limit(self) -> None:
+        """Take no more jobs. In the thread of the worker that has done the last one, before it looks for another."""
         _logger.info("stopping jobs=%d: that is as many as it was to do", self._tally.settled)
         self._stopping.set()
+        for pool in self._pools():
+            pool.stop()
 
     def _reach(self, act: Callable[[], _Result]) -> _Result | None:
         """Return what *act* gives, however long the database can't be reached; None if it is time to end.

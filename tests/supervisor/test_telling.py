@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def test_a_file_that_nobody_touches_any_more_is_of_a_worker_that_is_gone(tmp_pat
 def test_a_full_disk_costs_a_line_in_the_log_and_no_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path, mode: str) -> object:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "health"
@@ -172,7 +173,7 @@ def test_a_full_disk_costs_a_line_in_the_log_and_no_work(
     file.write(Standing(stage="starting"))
     with caplog.at_level(logging.WARNING):
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_bytes", full)
+            patch.setattr(Path, "open", full)
             file.write(Standing(stage="starting"))  # only its time is set
             assert caplog.records == []
             for _ in range(3):
@@ -190,8 +191,35 @@ def test_an_address_that_is_none_of_this_machine_is_refused() -> None:
         HealthServer(Address("192.0.2.1", 80), Standing, None)
 
 
+def test_who_asks_slowly_or_too_often_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qg.supervisor.health._PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("qg.supervisor.health._Request.timeout", None)
+    monkeypatch.setattr("qg.supervisor.health._MOST_ASKING", 2)
+    server = HealthServer(Address("127.0.0.1", 0), Standing, None)
+    with closing(server), ExitStack() as asking:
+        address = (server.address.host, server.address.port)
+        slow = [asking.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(3)]
+        assert slow[2].recv(1) == b""  # at once, since two ask already
+        slow[0].sendall(b"G")
+        for each in slow[:2]:
+            with suppress(ConnectionError):
+                assert each.recv(1) == b""
+        assert get(f"http://{server.address}/live")[0] == 200
+
+
+def test_an_answer_that_fails_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(standing: Standing) -> tuple[bytes, str]:
+        raise ValueError("no metrics")
+
+    with closing(HealthServer(Address("127.0.0.1", 0), Standing, fail)) as server:
+        assert get(f"http://{server.address}/metrics") == (500, "see the log\n")
+    assert "health_failed path=/metrics" in caplog.text
+    assert "no metrics" in caplog.text
+
+
 def test_metrics_are_such_as_prometheus_reads() -> None:
     tally = Tally(None, lambda: None)
+    tally.work_maps = [{'Say "hi"\n': print}]
     tally.count_job("mail", 'Say "hi"\n', "worked", 0.2)
     tally.count_job("mail", 'Say "hi"\n', "failed", 7200)
     tally.count_event("lock_lost")
@@ -213,15 +241,23 @@ def test_metrics_are_such_as_prometheus_reads() -> None:
 
 def test_types_that_anybody_can_make_up_don_t_fill_the_memory() -> None:
     tally = Tally(None, lambda: None)
-    for number in range(1000):
-        tally.count_job("", f"Type{number}", "failed", 0.0)
-    counts = tally.counts()
-    assert len(counts.durations) <= 301
-    assert counts.settled == 1000
+    for number in range(3):
+        tally.count_job("mail", f"Type{number}", "failed", 0.0)
+    assert tally.counts().jobs == {("mail", "(other)", "failed"): 3}
+    tally.work_maps = [{f"Type{number}": print for number in range(2000)}]
+    for number in range(2000):
+        tally.count_job("mail", f"Type{number}", "failed", 0.0)
+    assert len(tally.counts().durations) == 2001
+    total = Counts()
+    for _ in range(2):
+        total.add(tally.counts())
+    assert len(total.durations) == len(total.seconds) == 1000
+    assert total.settled == 4006
 
 
 def test_what_several_processes_tell_is_added_up() -> None:
     tally = Tally(None, lambda: None)
+    tally.work_maps = [{"Note": print}]
     tally.count_job("mail", "Note", "worked", 0.2)
     one = Standing(ready=True, reasons=(), stage="working", queues=("mail",), workers=2, busy=1, counts=tally.counts())
     assert Standing.from_plain(json.loads(json.dumps(one.to_plain()))) == one
