@@ -19,9 +19,14 @@ def checked_address(ctx: click.Context, param: click.Parameter, value: str | Non
     if value is None:
         return None
     host, _, port = value.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
         raise click.BadParameter(f"{value!r} is no port; give PORT, or HOST:PORT", ctx, param)
-    return Address(host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port))
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    try:
+        host.encode("idna")  # as the socket will
+    except UnicodeError:
+        raise click.BadParameter(f"{host!r} is no name of a host", ctx, param) from None
+    return Address(host, int(port))
 
 
 @click.command(name="health", cls=Command, no="the worker isn't ready (with --live: doesn't live), or there is none")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import click
 
@@ -20,6 +22,19 @@ from qg.supervisor.targets import THREADS
 __all__ = ["work"]
 
 
+class _Seconds(click.FloatRange):
+    """So many seconds, 0 or more; a number that a clock can count to."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1_000_000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
 @click.command(name="work", cls=Command, no="a process of several died while they ended")
 @click.argument("app", metavar="MODULE:NAME")
 @database_option
@@ -29,13 +44,13 @@ __all__ = ["work"]
 )
 @click.option("--connections", type=click.IntRange(1), help="Let the threads of a queue share these.  [work map]")
 @click.option("--batch-size", type=click.IntRange(1, 1000), help="Jobs that a thread locks at once.  [work map]")
-@click.option("--interval", type=click.FloatRange(0), help="Seconds that an idle thread sleeps.  [work map]")
+@click.option("--interval", type=_Seconds(), help="Seconds that an idle thread sleeps.  [work map]")
 @click.option(
     "--processes", type=click.IntRange(1), help="Start so many, and look after them.  [default: work in this one]"
 )
 @click.option(
     "--shutdown-timeout",
-    type=click.FloatRange(0),
+    type=_Seconds(),
     default=25.0,
     show_default=True,
     help="Seconds that running jobs have to end in, once a signal has come.",

@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+from qg.failures import printable
+
 __all__ = ["ask_file", "ask_port"]
 
 # A worker touches its file every second; a machine that is loaded may be late.
@@ -25,6 +27,8 @@ def ask_file(path: str, *, live: bool, stale_seconds: float = STALE_SECONDS) -> 
         with open(path, encoding="utf-8") as file:
             text = file.read()
             age = time.time() - os.fstat(file.fileno()).st_mtime
+    except UnicodeDecodeError:
+        return False, f"what is told at {path} is no health of a worker"
     except OSError as error:
         return False, f"no worker has written {path}: {error.strerror or error}"
     if age > stale_seconds:
@@ -53,6 +57,6 @@ def _read(text: str, live: bool, where: str) -> tuple[bool, str]:
         good = bool(told["live" if live else "ready"])
         queues = ", ".join(repr(each) for each in told["queues"]) or "nothing yet"
         reasons = "".join(f"; {each}" for each in told["reasons"])
-        return good, f"{told['stage']} {queues}, {told['workers']} workers{reasons}"
+        return good, printable(f"{told['stage']} {queues}, {told['workers']} workers{reasons}")
     except (ValueError, KeyError, TypeError):
         return False, f"what is told at {where} is no health of a worker"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,10 +11,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from qg.failures import printable
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Signals", "end_process", "listen_in_thread", "name_of"]
+
+_logger = logging.getLogger("qg")
 
 # Windows has few of them.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -55,12 +60,18 @@ class Signals:
 
 
 def listen_in_thread(signals: Signals, heard: Callable[[int], None]) -> None:
-    """Call *heard* with the number of each signal, in a thread that lasts as long as the process."""
+    """Call *heard* with the number of each signal, in a thread that lasts as long as the process.
+
+    What *heard* raises is logged: nobody else would hear the next signal.
+    """
 
     def listen() -> None:
         while numbers := signals.socket.recv(64):
             for number in numbers:
-                heard(number)
+                try:
+                    heard(number)
+                except Exception:
+                    _logger.exception("signal_failed signal=%s", printable(name_of(number)))
 
     threading.Thread(target=listen, name="qg-signals", daemon=True).start()
 

@@ -48,6 +48,7 @@ class Surfaces:
             _logger.info("health_told address=%s", printable(self._server.address))
         self._file = None if file is None else HealthFile(file)
         self._manager = Manager()
+        self._has_been_ready = False
 
     @property
     def seconds_until_next(self) -> float:
@@ -69,7 +70,8 @@ class Surfaces:
         self._standing, self._told_at = standing, time.monotonic()
         if self._file is not None:
             self._file.write(standing)
-        if standing.stage == "starting":
+        self._has_been_ready = self._has_been_ready or standing.ready
+        if not self._has_been_ready and standing.stage != "ending":  # systemd waits for READY=1
             self._manager.tell(EXTEND_TIMEOUT_USEC=str(_EXTENSION_MICROSECONDS))
         elif standing.stage == "ending":
             self._manager.tell_once(STOPPING="1")

@@ -160,6 +160,8 @@ def _things(found: object, app: str) -> Iterator[Any]:
             raise ErrApplication(f"{app} {'returned' if is_made else 'is'} {what_it_is(thing)}")
         if isinstance(thing, Mapping) and not thing:
             raise ErrApplication(f"{app} is an empty work map, so every job would fail; put the handlers into it")
+        if is_queue(thing) and not thing.work_map:
+            raise ErrApplication(f"{app} is a queue without functions, so it works nothing; register them first")
     return iter(things)
 
 

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner
 from granting import role_with
 from support import VERSION, Database, Network, eventually
 from working import Working, run, told
 
+from qg.cli.work import work as work_command
 from qg.control import Control
 
 Work = Callable[..., Working]
@@ -199,6 +201,14 @@ def test_options_of_a_work_map_are_refused_for_what_has_its_own(
     done = run("work", *arguments, QG_DSN=dsn)
     assert done.returncode == 2
     assert f"Error: {arguments[1]} says how a work map is worked" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e300"])
+def test_seconds_that_no_clock_counts_are_refused(seconds: str) -> None:
+    for option in ("--shutdown-timeout", "--interval"):
+        done = CliRunner().invoke(work_command, ["supervised:work_map", option, seconds])
+        assert done.exit_code == 2, done.output
+        assert "Usage:" in done.output
 
 
 def test_the_help_shows_examples_and_the_statuses() -> None:
