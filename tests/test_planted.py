@@ -32,7 +32,7 @@ def test_no_function_and_no_operator_that_others_have_planted_is_called(
     assert qg.schema_version(planted) == version
     with closing(psycopg2.connect(planted)) as conn:
         qg.prepare_statements(conn)
-    with qg.Client(planted) as client:
+    with qg.Client(planted, backoff=lambda error_count: 3600) as client:
         for tags in ([], ["a"]) if version > 3 else ([],):
             client.enqueue(qg.Job("MyJob", [1], tags=tags))
         client.enqueue_batch([qg.Job("MyJob"), qg.Job("MyJob")])
