@@ -7,13 +7,15 @@ import os
 from typing import Any
 
 import click
+import psycopg2
 
 from qg.cli.commanding import Command
 from qg.cli.health import FILE_VARIABLE, PORT_VARIABLE, checked_address
 from qg.cli.options import database_option
-from qg.errors import ErrInvalidOption
+from qg.cli.status import Status
+from qg.errors import ErrInvalidOption, QgError
 from qg.supervisor.alone import work_alone
-from qg.supervisor.logs import set_up_logs
+from qg.supervisor.logs import set_up_logs, write_failure
 from qg.supervisor.settings import Address, Settings, Supervision
 from qg.supervisor.signalled import Signals
 from qg.supervisor.surfaces import Surfaces
@@ -135,7 +137,13 @@ def work(
     set_up_logs(log_format)
     surfaces = Surfaces(health_port, health_file, metrics=metrics)
     if processes is None:
-        return work_alone(settings, surfaces, signals)
+        try:
+            return work_alone(settings, surfaces, signals)
+        except (QgError, psycopg2.Error) as error:
+            if log_format == "text":
+                raise
+            write_failure(log_format, error, with_place=False)
+            return Status.COULD_NOT_RUN
     from qg.supervisor.parent import work_with_children
 
     return work_with_children(settings, supervision, surfaces, signals)

@@ -14,7 +14,7 @@ import psycopg2
 
 from qg.errors import QgError
 from qg.failures import one_line
-from qg.supervisor.logs import set_up_logs
+from qg.supervisor.logs import set_up_logs, write_failure
 from qg.supervisor.messages import Death, Lines, Speaker
 from qg.supervisor.running_jobs import RunningJobs
 from qg.supervisor.settings import Settings
@@ -68,7 +68,7 @@ def main() -> int:
     try:
         return process.run(begin)
     except (QgError, psycopg2.Error) as error:
-        sys.stderr.write(f"Error: {one_line(error)}\n")
+        write_failure(settings.log_format, error, with_place=False)
         return 2
 
 

@@ -6,14 +6,15 @@ import json
 import logging
 import sys
 import time
+import traceback
 from contextvars import ContextVar
 from typing import Any
 
-from qg.failures import printable
+from qg.failures import one_line, printable
 from qg.working.handlers import running_here
 from qg.working.runner import Runner
 
-__all__ = ["AboutJob", "formatter_of", "set_up_logs"]
+__all__ = ["AboutJob", "formatter_of", "set_up_logs", "write_failure"]
 
 
 class AboutJob:
@@ -62,6 +63,24 @@ def set_up_logs(log_format: str) -> None:
 def formatter_of(log_format: str) -> logging.Formatter:
     """Return what writes records as "text" or "json"."""
     return _JSON() if log_format == "json" else _Text()
+
+
+def write_failure(log_format: str, error: BaseException, *, with_place: bool) -> None:
+    """Write why nothing can be worked to standard error, however the application has set up its logging.
+
+    Args:
+        log_format: "text" or "json".
+        error: the reason.
+        with_place: whether its traceback is shown, too.
+    """
+    if log_format == "json":
+        trace = (type(error), error, error.__traceback__) if with_place else None
+        record = logging.LogRecord("qg", logging.ERROR, __file__, 0, "unworkable: %s", (one_line(error),), trace)
+        sys.stderr.write(f"{formatter_of(log_format).format(record)}\n")
+    elif with_place:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    else:
+        sys.stderr.write(f"Error: {one_line(error)}\n")
 
 
 class _Text(logging.Formatter):

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -22,6 +21,7 @@ from qg.supervisor.application import ErrApplication, find_application
 from qg.supervisor.deaths import record_deaths
 from qg.supervisor.depths import Depths
 from qg.supervisor.emptiness import nothing_is_due
+from qg.supervisor.logs import write_failure
 from qg.supervisor.messages import Death
 from qg.supervisor.metrics import EVENTS
 from qg.supervisor.running_jobs import RunningJobs
@@ -121,8 +121,8 @@ class WorkerProcess:
             found = find_application(self._settings.app)
         except ErrApplication:
             raise
-        except BaseException:  # whatever its import raises, the place of it is what helps
-            traceback.print_exc()
+        except BaseException as error:  # whatever its import raises, the place of it is what helps
+            write_failure(self._settings.log_format, error, with_place=True)
             return 2
         finally:
             self._signals.install()  # the application may have handlers of its own
@@ -130,8 +130,8 @@ class WorkerProcess:
             made = self._reach(lambda: make_targets(found, self._settings))
         except (QgError, psycopg2.Error):
             raise
-        except BaseException:  # SystemExit too: whatever the application does, it can't be worked
-            traceback.print_exc()
+        except BaseException as error:  # SystemExit too: whatever the application does, it can't be worked
+            write_failure(self._settings.log_format, error, with_place=True)
             return 2
         finally:
             self._signals.install()

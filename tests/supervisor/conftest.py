@@ -60,7 +60,10 @@ def waiting(database: Database) -> Callable[[int], object]:
     """A function that returns when so many jobs wait at the gate."""
 
     def wait(count: int) -> object:
-        statement = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        statement = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         return eventually(lambda: database.value(statement) == count, f"{count} jobs at the gate", timeout=30)
 
     return wait

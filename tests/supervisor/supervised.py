@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 
 import qg
@@ -38,10 +37,14 @@ def hang(job: qg.Job) -> None:
 
 def fork(job: qg.Job) -> None:
     """Fork a process that waits, and end it by SIGTERM; it ends by that, and nobody else hears of it."""
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(writer, b"here")
         signal.pause()
-    time.sleep(0.05)
+    assert os.read(reader, 4) == b"here"
+    os.close(reader)
+    os.close(writer)
     os.kill(pid, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     note(job)
@@ -49,7 +52,9 @@ def fork(job: qg.Job) -> None:
 
 def orphan(job: qg.Job) -> None:
     """Leave a process behind whose parent ends before it does."""
-    subprocess.run(["sh", "-c", "sleep 0.1 &"], check=True)
+    done = subprocess.run(["sh", "-c", "sleep 0.1 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True, check=True)
+    sys.stderr.write(f"orphan {done.stdout.strip()} left\n")
+    sys.stderr.flush()
     note(job)
 
 

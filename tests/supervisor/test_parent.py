@@ -212,21 +212,23 @@ def test_as_process_1_it_reaps_what_others_leave_behind(work: Work, add: Add, ef
     (inside,) = subprocess.run(
         ["pgrep", "-P", str(worker.process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
-    eventually(lambda: not _zombies_of(int(inside)), "that the orphan is reaped")
+    orphan = worker.wait_for(r"orphan (\d+) left")[1]
+    eventually(lambda: _ended_in(inside, orphan), "that the orphan is reaped")
     os.kill(int(inside), signal.SIGTERM)
     assert worker.wait() == 0
 
 
-def _zombies_of(parent: int) -> list[str]:
-    states = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def _ended_in(namespace: str, pid: str) -> bool:
+    """Whether no process, nor what is left of one, has this number in the PID namespace of that process."""
+    for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            same = os.readlink(status.parent / "ns/pid") == os.readlink(f"/proc/{namespace}/ns/pid")
+            numbers = re.findall(r"NSpid:\t(.*)", status.read_text())[0].split()
         except OSError:
             continue
-        if int(fields[1]) == parent and fields[0] == "Z":
-            states.append(stat.parent.name)
-    return states
+        if same and numbers[-1] == pid:
+            return False
+    return True
 
 
 def test_what_runs_can_be_read_by_another_process() -> None:

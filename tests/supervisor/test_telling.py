@@ -150,7 +150,7 @@ def test_health_imports_little() -> None:
     count, *modules = done.stdout.splitlines()[-1].split()
     unwanted = {"qg.control", "qg.supervisor.parent", "http.server", "rich", "prometheus_client", "sqlalchemy"}
     assert not unwanted & set(modules)
-    assert int(count) < 50
+    assert int(count) < 15
 
 
 def test_a_file_that_nobody_touches_any_more_is_of_a_worker_that_is_gone(tmp_path: Path) -> None:

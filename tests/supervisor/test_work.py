@@ -143,6 +143,19 @@ def test_what_can_t_be_worked_is_refused(app: str, status: int, said: str, dsn: 
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("processes", [(), ("--processes", "1")], ids=["alone", "parent"])
+@pytest.mark.parametrize(("app", "error"), [("broken:work_map", "RuntimeError"), ("supervised:number", None)])
+def test_in_json_what_can_t_be_worked_is_said_in_json(
+    app: str, error: str | None, processes: tuple[str, ...], dsn: str
+) -> None:
+    done = run("work", app, *processes, "--log-format", "json", QG_DSN=dsn)
+    assert done.returncode == 2
+    (line,) = [line for line in told(done.stderr) if line["event"] == "unworkable"]
+    assert len(told(done.stderr)) == len(done.stderr.splitlines())
+    assert (error or "") in line.get("traceback", "")
+    assert ("traceback" in line) == bool(error)
+
+
 def test_a_database_without_the_table_is_refused_with_the_remedy(make_database: Callable[..., str]) -> None:
     done = run("work", "supervised:work_map", QG_DSN=make_database(migrate=False))
     assert done.returncode == 2
