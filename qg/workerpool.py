@@ -318,7 +318,7 @@ class WorkerPool(Configurable):
         number = len(self._threads)
         share = self._count // self._lockers + (number < self._count % self._lockers)
         first = len(self._hands) - number + 1
-        hands = self._hire([f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)], work_map)
+        hands = self._make_hands([f"qg-worker-{self.queue}-{each}" for each in range(first, first + share)], work_map)
         loop = Locker(self._engine, self._options, self._outage, self._sleepers, sessions[0], hands, transactions)
         name = f"qg-locker-{self.queue}-{number + 1}"
         run = partial(self._event_loop.outlive, loop.run)
@@ -330,7 +330,7 @@ class WorkerPool(Configurable):
         for hand in self._hands:
             hand.start()
 
-    def _hire(self, names: list[str], work_map: WorkMap) -> CrewHands:
+    def _make_hands(self, names: list[str], work_map: WorkMap) -> CrewHands:
         """Return what runs the jobs of one locker: a worker for each of *names*, to be started after it."""
         settler = f"qg-settler-{self.queue}-{len(self._threads) + 1}"
         hands = Hands(names, settler, work_map, self._engine.logger, self.hooks)

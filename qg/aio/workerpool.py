@@ -177,9 +177,9 @@ class WorkerPool:
     async def __aexit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.shutdown(0 if isinstance(error, asyncio.CancelledError) else None)
 
-    def _make_pool(self, hire: Callable[[int, WorkMap], CrewHands]) -> _Lockers:
+    def _make_pool(self, make_hands: Callable[[int, WorkMap], CrewHands]) -> _Lockers:
         return _Lockers(
-            hire,
+            make_hands,
             connected(self._client),
             self.work_map,
             self._count,
@@ -199,11 +199,11 @@ class WorkerPool:
 
 
 class _Lockers(SyncPool):
-    """The threads that lock and settle jobs, for hands that *hire* makes."""
+    """The threads that lock and settle jobs, for hands that *make_hands* makes."""
 
-    def __init__(self, hire: Callable[[int, WorkMap], CrewHands], *arguments: Any, **options: Any) -> None:
+    def __init__(self, make_hands: Callable[[int, WorkMap], CrewHands], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._hire_hands = hire
+        self._make_them = make_hands
 
     def begin_shutdown(self) -> None:
         """Ask all to end; wait for nothing."""
@@ -214,8 +214,8 @@ class _Lockers(SyncPool):
         """Why lockers have ended by themselves."""
         return [loop.refused for loop in self._loops if loop.refused is not None]
 
-    def _hire(self, names: list[str], work_map: WorkMap) -> CrewHands:
-        return self._hire_hands(len(names), work_map)
+    def _make_hands(self, names: list[str], work_map: WorkMap) -> CrewHands:
+        return self._make_them(len(names), work_map)
 
 
 class _Run:
@@ -244,7 +244,7 @@ class _Run:
     def start(self, make_pool: Callable[[Callable[[int, WorkMap], CrewHands]], _Lockers]) -> None:
         """Connect, and start the threads; waits for the database."""
         try:
-            pool = make_pool(self._hire)
+            pool = make_pool(self._make_hands)
             with self._mutex:
                 self._pool = pool
                 given_up = self._given_up
@@ -342,7 +342,7 @@ class _Run:
         with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(_set, self._never)
 
-    def _hire(self, size: int, work_map: WorkMap) -> CrewHands:
+    def _make_hands(self, size: int, work_map: WorkMap) -> CrewHands:
         hands = CoroutineHands(
             size,
             Handlers(work_map),

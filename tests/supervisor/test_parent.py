@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import re
 import shutil
@@ -14,7 +16,9 @@ import pytest
 from support import Database, eventually, needs
 from working import Working, is_gone, run, told
 
+from qg.supervisor.offspring import Child
 from qg.supervisor.running_jobs import RunningJob, RunningJobs, begin, end
+from qg.supervisor.settings import Settings
 
 Work = Callable[..., Working]
 Add = Callable[..., list[int]]
@@ -229,6 +233,38 @@ def _ended_in(namespace: str, pid: str) -> bool:
         if same and numbers[-1] == pid:
             return False
     return True
+
+
+def test_a_signal_to_all_that_comes_before_a_child_can_hear_it_ends_all_in_order(work: Work, tmp_path: Path) -> None:
+    """As systemd sends it, to each process of the service."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nif b'qg.supervisor.child' in open('/proc/self/cmdline', 'rb').read():\n    time.sleep(60)\n"
+    )
+    worker = work("supervised:work_map", "--processes", "1", PYTHONPATH=str(tmp_path))
+    worker.wait_for("process_started")
+    worker.signal(signal.SIGTERM)
+    worker.wait_for("stopping signal=SIGTERM")
+    os.kill(worker.children()[0], signal.SIGTERM)
+    assert worker.wait() == 0
+    assert "process_died" not in worker.log
+
+
+@pytest.mark.parametrize("function", ["os.pipe", "subprocess.Popen"])
+def test_a_process_that_can_t_be_started_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    make, calls = os.pipe, []
+
+    def fail_the_second_time(*args: object, **more: object) -> tuple[int, int]:
+        calls.append(args)
+        if function == "subprocess.Popen" or len(calls) == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make()
+
+    monkeypatch.setattr(function, fail_the_second_time)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="open files"):
+        Child(1, Settings("app:x"), [])
+    gc.collect()  # the memory goes with its object
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_runs_can_be_read_by_another_process() -> None:
