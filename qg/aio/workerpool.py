@@ -205,10 +205,6 @@ class _Lockers(SyncPool):
         super().__init__(*arguments, **options)
         self._make_them = make_hands
 
-    def begin_shutdown(self) -> None:
-        """Ask all to end; wait for nothing."""
-        self._begin_shutdown()
-
     @property
     def refusals(self) -> list[Exception]:
         """Why lockers have ended by themselves."""
@@ -265,7 +261,7 @@ class _Run:
             self._given_up = True
             pool = self._pool
         if pool is not None:
-            pool.begin_shutdown()
+            pool.stop()
         self.cancel_jobs()
 
     async def until_stopped(self) -> None:
@@ -325,7 +321,7 @@ class _Run:
 
     def _ask_to_stop(self) -> None:
         if self._pool is not None:
-            self._pool.begin_shutdown()
+            self._pool.stop()
         self._stopping.set()
         if not self._hands:
             self._ended.set()
@@ -367,7 +363,7 @@ class _Run:
 
     def _note_closed(self) -> None:
         if self._pool is not None:
-            self._pool.begin_shutdown()
+            self._pool.stop()
 
 
 def _set(future: asyncio.Future[None]) -> None:

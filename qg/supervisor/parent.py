@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 from qg.failures import printable
-from qg.supervisor.messages import Death
 from qg.supervisor.offspring import Child
 from qg.supervisor.reloading import Sources
 from qg.supervisor.settings import Settings, Supervision
@@ -19,6 +18,7 @@ from qg.supervisor.signalled import Signals, name_of
 from qg.supervisor.standing import Standing, standing_of_all
 from qg.supervisor.surfaces import Surfaces
 from qg.supervisor.tally import Counts
+from qg.supervisor.unrecorded import Unrecorded
 
 __all__ = ["work_with_children"]
 
@@ -68,9 +68,7 @@ class _Parent:
         self._sources = Sources(os.getcwd()) if supervision.reload else None
         self._places = [_Place(number) for number in range(1, count + 1)]
         self._selector = selectors.DefaultSelector()
-        # Each with the child that was asked to record it; None if none was yet.
-        self._deaths: dict[int, tuple[Death, Child | None]] = {}
-        self._died = 0
+        self._deaths = Unrecorded()
         self._past = Counts()
         self._restarts = 0
         self._signal: int | None = None
@@ -94,12 +92,7 @@ class _Parent:
                 looked_at = now
                 self._surfaces.tell(self._standing())
                 self._look_for_changes()
-        for death, _ in self._deaths.values():
-            _logger.warning(
-                "deaths_unrecorded ids=%s: %s; nobody is left to record it",
-                printable(_ids(death)),
-                printable(death.cause),
-            )
+        self._deaths.log()
         _logger.info("ended processes=%d status=%d", len(self._places), self._status)
         return self._status
 
@@ -120,26 +113,23 @@ class _Parent:
 
     def _start(self, place: _Place) -> None:
         settings = replace(self._settings, looks_at_queues=self._settings.tells_metrics and place.number == 1)
-        waiting = [number for number, (_, child) in self._deaths.items() if child is None]
+        waiting = self._deaths.waiting()
         try:
-            child = Child(place.number, settings, [self._deaths[number][0] for number in waiting])
+            child = Child(place.number, settings, waiting)
         except OSError as error:
             pause = self._pause(place, 0.0)
             place.start_at = time.monotonic() + pause
             _logger.error("process_unstarted number=%d: %s; tried again in %g s", place.number, printable(error), pause)
             return
-        for number in waiting:
-            self._deaths[number] = (self._deaths[number][0], child)
+        self._deaths.give(waiting, child)
         place.child, place.start_at = child, None
         self._selector.register(child.status, selectors.EVENT_READ, partial(self._listen_to, child))
         _logger.info("process_started number=%d pid=%d", place.number, child.pid)
 
     def _listen_to(self, child: Child) -> None:
         for message in child.read():
-            if "recorded" in message:
-                self._deaths.pop(message["recorded"], None)
-            elif (number := message.get("unrecorded")) in self._deaths:
-                self._deaths[number] = (self._deaths[number][0], None)
+            for said in message.keys() & {"recorded", "unrecorded"}:
+                self._deaths.hear(message[said], recorded=said == "recorded")
 
     # Signals
 
@@ -213,9 +203,7 @@ class _Parent:
         place.was_ready = place.was_ready or child.was_ready
         if child.standing is not None:
             self._past.add(child.standing.counts)
-        self._deaths = {
-            number: (death, None if whom is child else whom) for number, (death, whom) in self._deaths.items()
-        }
+        self._deaths.take_back_from(child)
         if status == 0 and (child.asked or child.is_ending):
             self._follow_orderly_end(place, child)
         elif child.asked and status in (-signal.SIGTERM, -signal.SIGINT) and not child.running():
@@ -245,8 +233,7 @@ class _Parent:
             place.start_at = 0.0 if child.asked else None  # what it has failed with has changed meanwhile
             return
         if jobs:
-            self._died += 1
-            self._deaths[self._died] = (Death(self._died, jobs, f"the process died: {cause}", time.monotonic()), None)
+            self._deaths.add(jobs, f"the process died: {cause}", time.monotonic())
             self._have_recorded()
         self._restarts += 1
         pause = self._pause(place, child.age) if not jobs else _FIRST_PAUSE_SECONDS
@@ -280,10 +267,10 @@ class _Parent:
         Otherwise the next one does it, before it takes its first job.
         """
         able = [each.child for each in self._places if each.child is not None and each.child.is_working]
-        for number, (death, child) in self._deaths.items():
-            if able and child is None:
-                self._deaths[number] = (death, able[0])
+        if able:
+            for death in (waiting := self._deaths.waiting()):
                 able[0].say(died=death.to_plain())
+            self._deaths.give(waiting, able[0])
 
     # Telling
 
@@ -309,14 +296,10 @@ class _Parent:
         stage = "working" if any(each.stage == "working" for each in there) else "starting"
         counts = Counts()
         counts.add(self._past)
-        counts.events["process_died"] += self._died
+        counts.events["process_died"] += self._deaths.died
         return standing_of_all(there, counts, self._restarts, "ending" if self._signal else stage, missing)
 
     def _look_for_changes(self) -> None:
         if self._sources is not None and (path := self._sources.changed()) is not None:
             _logger.info("replacing path=%s: it has changed", printable(path))
             self._replace()
-
-
-def _ids(death: Death) -> str:
-    return ",".join(str(job.id) for job in death.jobs)

@@ -24,6 +24,7 @@ from qg.supervisor.emptiness import nothing_is_due
 from qg.supervisor.logs import write_failure
 from qg.supervisor.messages import Death
 from qg.supervisor.metrics import EVENTS
+from qg.supervisor.pool_states import hangs, why_ended, why_not_ready
 from qg.supervisor.running_jobs import RunningJobs
 from qg.supervisor.seats import Seats
 from qg.supervisor.settings import Settings
@@ -44,8 +45,6 @@ _Result = TypeVar("_Result")
 
 _logger = logging.getLogger("qg")
 
-# A worker that has done nothing for so long, beside its interval, hangs.
-_SILENT_SECONDS = 120.0
 _LONGEST_PAUSE_SECONDS = 30.0
 # How often it is looked whether nothing is left to do, where the process is to end then.
 _LOOK_SECONDS = 0.1
@@ -209,10 +208,10 @@ class WorkerProcess:
     def look(self) -> Standing:
         """Return how the process stands."""
         states = [pool.look() for pool in self._pools()]
-        reasons = [f"it is {self._stage}"] if self._stage != "working" else _why_not_ready(states, len(self._targets))
+        reasons = [f"it is {self._stage}"] if self._stage != "working" else why_not_ready(states, len(self._targets))
         if self._outage:
             reasons.append(self._outage)
-        silent = [f"workers of {each.queue!r} hang" for each in states if _hangs(each)]
+        silent = [f"workers of {each.queue!r} hang" for each in states if hangs(each)]
         return Standing(
             live=not silent,
             ready=self._stage == "working" and not reasons,
@@ -271,7 +270,7 @@ class WorkerProcess:
 
     def _note_ended_workers(self, states: list[PoolState]) -> None:
         if not self._stopping.is_set():
-            _logger.error("workers_ended: %s", printable(_why_ended(states)))
+            _logger.error("workers_ended: %s", printable(why_ended(states)))
             self._failed = True
 
     def _is_done(self, states: list[PoolState]) -> bool:
@@ -335,28 +334,3 @@ class WorkerProcess:
 def _may_pass(error: Exception) -> bool:
     """Whether it helps to wait. A source's own limit stays what it is."""
     return isinstance(error, psycopg2.OperationalError) or isinstance(error.__cause__, psycopg2.OperationalError)
-
-
-def _why_not_ready(states: list[PoolState], expected: int) -> list[str]:
-    reasons = []
-    if len(states) < expected:
-        reasons.append(
-            "a queue of qg.jobs has no workers yet: the database can't be reached, or no function is registered"
-        )
-    for each in states:
-        if not each.started:
-            reasons.append(f"the workers of {each.queue!r} are starting")
-        elif each.cut_off:
-            reasons.append(f"{each.cut_off} workers of {each.queue!r} can't reach the database")
-        elif not each.alive:
-            reasons.append(f"workers of {each.queue!r} have ended")
-    return reasons
-
-
-def _why_ended(states: list[PoolState]) -> str:
-    refusal = next((each.refusal for each in states if each.refusal is not None), None)
-    return "their client was closed" if refusal is None else one_line(refusal)
-
-
-def _hangs(state: PoolState) -> bool:
-    return state.started and state.silent_seconds > state.interval + _SILENT_SECONDS
