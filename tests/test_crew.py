@@ -16,6 +16,7 @@ from taking import all_written, do_nothing, events, fail, fill, write
 import qg
 import qg.working.crew
 from qg.client import engine_of
+from qg.database.session import Session
 from qg.job import attempt_of
 from qg.locking.attempt import Observer
 from qg.working.batch import LockLost
@@ -121,6 +122,25 @@ def test_of_jobs_that_arent_quick_as_many_more_are_taken_as_end_while_a_message_
             crew.crew.end(held)
         crew.exchange()
         assert crew.crew.waiting == 3 + ahead
+
+
+def test_what_a_message_was_to_delete_that_its_session_lost_isnt_settled_before_there_is_another_session(
+    client: qg.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settler would find no database, either, and call that an error of each job."""
+    fill(database, 2)
+    with by_hand(client, {"MyJob": do_nothing}) as crew:
+        crew.exchange()
+        crew.run()
+        crew.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "lost_lately", False)  # it was looked a moment ago
+            database.terminate(crew.session.backend_pid)
+            with pytest.raises(psycopg2.OperationalError):
+                crew.exchange()
+        assert (crew.settle_apart(), crew.crew.told) == (0, True)
+        crew.crew.exchange(None, crew.engine.database.table, takes=False)
+        assert (crew.settle_apart(), ids(database)) == (2, [])
 
 
 # Who is told

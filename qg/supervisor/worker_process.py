@@ -171,7 +171,9 @@ class WorkerProcess:
             self._stopping.set()
         seconds = self._settings.shutdown_timeout
         time_to_end = f"{seconds:g} s" if hurries else "as long as they need"
-        _logger.info("stopping signal=%s: running jobs have %s to end", printable(name_of(number)), time_to_end)
+        _logger.info(
+            "stopping signal=%s: running jobs have %s to end", printable(name_of(number)), printable(time_to_end)
+        )
         if not begun:
             self._ended()
             end_process(0)

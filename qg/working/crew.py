@@ -291,12 +291,13 @@ class Crew:
         except Exception as error:
             concerns_deletions = bool(returned) and self._concerns_deletions(error, session, table)
             again = self._unhindered(returned, error, session, table) if concerns_deletions else []
+            if not (concerns_deletions or session.idle):  # nothing can be settled apart before there is another session
+                self._keep(returned)
+                raise
             self._set_apart([each for each in returned if each not in again], error)
             if not concerns_deletions:
                 raise
-            with self._mutex:
-                self._returned.extend(again)
-                self._is_urgent = True
+            self._keep(again)
             self.unlock_others(session)
             self._note_released(over)
             return None
@@ -437,6 +438,12 @@ class Crew:
             with self._mutex:
                 self._apart.extend((each, cause) for each in returned)
             self._wake_settler()
+
+    def _keep(self, returned: Sequence[HeldTogether]) -> None:
+        """Let the next message see to these, and don't let it wait for others."""
+        with self._mutex:
+            self._returned.extend(returned)
+            self._is_urgent = True
 
     def _put_back(self, over: Iterable[HeldTogether]) -> None:
         """Let the next message unlock these."""

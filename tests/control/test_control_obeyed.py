@@ -136,18 +136,18 @@ def test_a_pool_that_listens_obeys_at_once(
     monkeypatch.setattr("qg.database.paused.LOOK_SECONDS", NEVER)
     monkeypatch.setattr("qg.working.loop.LOOK_SECONDS", NEVER)
     done: list[int] = []
-    with qg.WorkerPool(client, {"MyJob": lambda job: done.append(job.id)}, 2, queue="mail", interval=NEVER):
+    with qg.WorkerPool(client, {"MyJob": lambda job: done.append(job.id)}, 1, queue="mail", interval=NEVER):
         eventually(listening)
         first = place.add()
         eventually(lambda: done == [first])
-        seen: list[bool] = []  # of each worker that wanted to take something
+        seen: list[bool] = []  # each time that the worker wanted to take something
         has = PausedQueues.has
         monkeypatch.setattr(PausedQueues, "has", lambda *given: has(*given) and not seen.append(True))
         control.pause("mail")
         eventually(lambda: seen)
         before = len(seen)
         second = place.add()
-        eventually(lambda: len(seen) > before)  # the one that is woken for it
+        eventually(lambda: len(seen) > before)  # it is woken for it
         assert done == [first]
         control.resume("mail")
         eventually(lambda: done == [first, second])
