@@ -515,6 +515,7 @@ def test_what_returned_under_a_lost_lock_is_deleted_under_a_new_one(
         database.terminate(crew.session.conn.info.backend_pid)
         with pytest.raises(psycopg2.OperationalError):
             crew.exchange()
+        crew.crew.exchange(None, crew.engine.database.table, takes=False)
         with qg.Client(database.dsn) as other:
             theirs = other.lock_job()
             assert (theirs.id, crew.settle_apart()) == (1, 2)

@@ -127,7 +127,7 @@ class Session:
     def lost_lately(self) -> bool:
         """As lost, from a look that is a millisecond old at the most: each look costs a system call."""
         now = time.monotonic()
-        if now - self._looked_at > _LOOK_SECONDS:
+        if self.conn.closed or now - self._looked_at > _LOOK_SECONDS:
             self._looked_at, self._was_lost = now, self.lost
         return self._was_lost
 
