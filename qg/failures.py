@@ -17,6 +17,7 @@ __all__ = [
     "UNPRINTABLE",
     "Logger",
     "PlainFailure",
+    "class_name",
     "describe",
     "first_line",
     "headline",
@@ -57,10 +58,14 @@ def headline(error: BaseException) -> str:
         message = str(error)
     except Exception as broken:  # the handler's own class; whatever it does, the job has failed
         message = f"<its str() raised {type(broken).__name__}>"
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    text = message if isinstance(error, PlainFailure) else f"{name}: {message}"
+    text = message if isinstance(error, PlainFailure) else f"{class_name(error)}: {message}"
     return text.replace("\n", " ")[:_MAX_MESSAGE]
+
+
+def class_name(error: BaseException) -> str:
+    """Return the name of the class of *error*, with its module unless that is Python's own."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def first_line(last_error: str | None) -> str:

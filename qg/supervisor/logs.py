@@ -10,7 +10,7 @@ import traceback
 from contextvars import ContextVar
 from typing import Any
 
-from qg.failures import one_line, printable
+from qg.failures import class_name, one_line, printable
 from qg.working.handlers import running_here
 from qg.working.runner import Runner
 
@@ -138,15 +138,10 @@ def _job_fields() -> dict[str, Any]:
     if fields.seconds is not None:
         named["seconds"] = round(fields.seconds, 6)
     if fields.error is not None:
-        named["error"] = _class_name(fields.error)
+        named["error"] = class_name(fields.error)
     if fields.trace_id is not None:
         named["trace_id"] = fields.trace_id
     return named
-
-
-def _class_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _current_trace_id() -> str | None:

@@ -28,10 +28,10 @@ __all__ = ["Crew"]
 _LONGEST_SECONDS = 0.06
 # Jobs that take no longer than this on average are quick. Of these more are taken than there are free hands.
 _QUICK_SECONDS = 0.002
-# How long a hand then waits when it has called the locker.
-_GIVE_WAY_SECONDS = 0.0001
 # How many more at the most.
 _MOST_AHEAD = 500
+# How long a hand waits, where jobs are quick, when it has called the locker.
+_GIVE_WAY_SECONDS = 0.0001
 
 
 class Crew:
@@ -289,11 +289,11 @@ class Crew:
                 nothing = not (deleted or unlocked)
                 were_locked = nothing or self._engine.rows.release(session, table, deleted, unlocked, along)
         except Exception as error:
-            concerns_deletions = bool(returned) and self._concerns_deletions(error, session, table)
-            again = self._unhindered(returned, error, session, table) if concerns_deletions else []
-            if not (concerns_deletions or session.idle):  # nothing can be settled apart before there is another session
+            if not session.idle:  # nothing can be settled apart before there is another one
                 self._keep(returned)
                 raise
+            concerns_deletions = bool(returned) and self._concerns_deletions(error, session, table)
+            again = self._unhindered(returned, error, session, table) if concerns_deletions else []
             self._set_apart([each for each in returned if each not in again], error)
             if not concerns_deletions:
                 raise
@@ -453,7 +453,7 @@ class Crew:
 
     def _concerns_deletions(self, error: Exception, session: Session, table: Table) -> bool:
         """Whether *error* came of deleting these jobs, as far as can be told, so that the next message may succeed."""
-        return isinstance(error, psycopg2.Error) and session.idle and not self._is_migrated(error, session, table)
+        return isinstance(error, psycopg2.Error) and not self._is_migrated(error, session, table)
 
     def _unhindered(
         self, returned: Sequence[HeldTogether], error: Exception, session: Session, table: Table
